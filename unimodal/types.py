@@ -8,10 +8,11 @@ Axis legend, used as suffixes of tensor names in bodies with three or more live 
 Nothing here knows about a model or a modality.
 """
 
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from unimodal.errors import ShapeError
@@ -81,3 +82,32 @@ def raster_grid(t: int, h: int, w: int, codes_per_cell: int = 1) -> Int[Tensor, 
     axes = [torch.arange(n, dtype=torch.int32) for n in (t, h, w)]
     grid = torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1).reshape(-1, 3)
     return grid.repeat_interleave(codes_per_cell, dim=0) if codes_per_cell > 1 else grid
+
+
+@dataclass(frozen=True)
+class Coordinates:
+    """The integers of each stream position from which attention is decided.
+
+    Attributes:
+        index: Place in the row: causality. int32.
+        document: Number of the packed document in the row, -1 on padding. int32.
+        segment: Number of the segment in its document. int32.
+        kind: Number of the segment's modality in the model: selects its pattern. int32.
+        full: Whether the segment attends in both directions.
+        grid: Cell (t, h, w), or `CONTROL_CELL` thrice on control positions. int32.
+    """
+
+    index: Int[Tensor, "*batch T"]
+    document: Int[Tensor, "*batch T"]
+    segment: Int[Tensor, "*batch T"]
+    kind: Int[Tensor, "*batch T"]
+    full: Bool[Tensor, "*batch T"]
+    grid: Int[Tensor, "*batch T 3"]
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> "Coordinates":
+        """The same coordinates with `change` applied to each tensor."""
+        return Coordinates(**{f.name: change(getattr(self, f.name)) for f in fields(self)})
+
+    def __getitem__(self, key: object) -> "Coordinates":
+        """Index the batch and token axes of every tensor alike."""
+        return self.map(lambda tensor: tensor[key])  # type: ignore[index]

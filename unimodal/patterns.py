@@ -1,0 +1,338 @@
+"""Patterns: who may attend to whom.
+
+The rule that all patterns share, written once in `visible`:
+
+- documents never see each other;
+- across segments of a document, attention is causal;
+- inside a `full` segment every pair is a candidate, inside a causal one every earlier position;
+- of those candidates, the pattern of the segment's modality keeps the pairs that its predicate
+  allows. Control positions (openers, headers, ends) are always kept.
+
+A pattern is one predicate on two cells and one range function that bounds which keys of a segment
+a block of queries can reach; every executor is built from these two. Patterns compose with `&` and
+`|`. They read `grid`, never RoPE positions.
+
+References: Ramesh et al. 2021 (row, column, convolution), Wu et al. 2021 (3D nearby).
+Differs: the convolution does not wrap around the edge of the picture.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from unimodal.errors import ConfigError
+from unimodal.registry import Registry
+from unimodal.types import Coordinates
+
+GridShape = tuple[int, int, int]
+Range = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Cells:
+    """Cells of queries or keys, broadcastable against each other."""
+
+    index: Int[Tensor, "..."]
+    t: Int[Tensor, "..."]
+    h: Int[Tensor, "..."]
+    w: Int[Tensor, "..."]
+
+
+class Pattern(ABC):
+    """Restricts attention between positions of one segment."""
+
+    @abstractmethod
+    def allows(self, q: Cells, k: Cells) -> Bool[Tensor, "..."]:
+        """Whether query cell `q` may attend to key cell `k`; causality is applied elsewhere."""
+
+    def key_range(self, first: int, last: int, shape: GridShape) -> Range:
+        """Bounds of the cells that queries may reach.
+
+        Args:
+            first: Raster number of the first query cell of a block.
+            last: Raster number of its last query cell, inclusive.
+            shape: The segment's grid (t, h, w).
+
+        Returns:
+            Raster numbers [start, stop) that hold every allowed key cell, itself included. The
+            default is the whole segment.
+        """
+        return 0, shape[0] * shape[1] * shape[2]
+
+    def __and__(self, other: "Pattern") -> "Pattern":
+        return _Both(self, other)
+
+    def __or__(self, other: "Pattern") -> "Pattern":
+        return _Either(self, other)
+
+    @property
+    def is_dense(self) -> bool:
+        """Whether the pattern allows every pair, so that an executor may skip it."""
+        return False
+
+
+patterns: Registry[type[Pattern]] = Registry("pattern")
+
+
+@patterns.register("causal")
+@dataclass(frozen=True)
+class Causal(Pattern):
+    """No restriction beyond the segment's own causality."""
+
+    def allows(self, q: Cells, k: Cells) -> Bool[Tensor, "..."]:
+        shape = torch.broadcast_shapes(q.t.shape, k.t.shape)
+        return torch.ones(shape, dtype=torch.bool, device=q.t.device)
+
+    @property
+    def is_dense(self) -> bool:
+        return True
+
+
+@patterns.register("full")
+@dataclass(frozen=True)
+class Full(Causal):
+    """Every pair of the segment; says the same as `Causal` and needs `attend="full"`."""
+
+
+@patterns.register("prefix")
+@dataclass(frozen=True)
+class Prefix(Pattern):
+    """Every position sees the first `length` cells in t; beyond them only its own t.
+
+    Args:
+        length: Cells in t, at least 1.
+    """
+
+    length: int = 1
+
+    def __post_init__(self) -> None:
+        _positive(self, "length")
+
+    def allows(self, q: Cells, k: Cells) -> Bool[Tensor, "..."]:
+        return (k.t < self.length) | (k.t == q.t)
+
+
+@patterns.register("window")
+@dataclass(frozen=True)
+class Window(Pattern):
+    """At most `size` cells apart in raster order of one-dimensional segments (in t).
+
+    Args:
+        size: Number of cells, itself included, at least 1.
+    """
+
+    size: int = 128
+
+    def __post_init__(self) -> None:
+        _positive(self, "size")
+
+    def allows(self, q: Cells, k: Cells) -> Bool[Tensor, "..."]:
+        return (q.t - k.t).abs() < self.size
+
+    def key_range(self, first: int, last: int, shape: GridShape) -> Range:
+        cells_per_t = shape[1] * shape[2]
+        start = (first // cells_per_t - self.size + 1) * cells_per_t
+        stop = (last // cells_per_t + self.size) * cells_per_t
+        return _clip(start, stop, shape)
+
+
+@patterns.register("row")
+@dataclass(frozen=True)
+class Row(Pattern):
+    """A raster window back to the cell above: at most one row (w + 1 cells with itself)."""
+
+    def allows(self, q: Cells, k: Cells) -> Bool[Tensor, "..."]:
+        same = (q.h == k.h) & ((k.w <= q.w) | (k.index > q.index))
+        above = (k.h == q.h - 1) & (k.w >= q.w)
+        return (q.t == k.t) & (same | above)
+
+    def key_range(self, first: int, last: int, shape: GridShape) -> Range:
+        width = shape[2]
+        return _clip(first - width, (last // width + 1) * width, shape)
+
+
+@patterns.register("column")
+@dataclass(frozen=True)
+class Column(Pattern):
+    """`Row` on the transposed grid: down the column, and the rest of the one to the left."""
+
+    def allows(self, q: Cells, k: Cells) -> Bool[Tensor, "..."]:
+        same = (q.w == k.w) & ((k.h <= q.h) | (k.index > q.index))
+        left = (k.w == q.w - 1) & (k.h >= q.h)
+        return (q.t == k.t) & (same | left)
+
+    def key_range(self, first: int, last: int, shape: GridShape) -> Range:
+        frame = shape[1] * shape[2]
+        return _clip(first // frame * frame, (last // frame + 1) * frame, shape)
+
+
+@patterns.register("conv")
+@dataclass(frozen=True)
+class Conv(Pattern):
+    """A square neighbourhood in (h, w) of the same t.
+
+    Args:
+        size: Width of the neighbourhood in cells, odd, at least 1.
+    """
+
+    size: int = 11
+
+    def __post_init__(self) -> None:
+        _positive(self, "size")
+        if self.size % 2 == 0:
+            raise ConfigError(f"`Conv.size` must be odd, but is {self.size}.")
+
+    def allows(self, q: Cells, k: Cells) -> Bool[Tensor, "..."]:
+        reach = self.size // 2
+        return (q.t == k.t) & ((q.h - k.h).abs() <= reach) & ((q.w - k.w).abs() <= reach)
+
+    def key_range(self, first: int, last: int, shape: GridShape) -> Range:
+        reach = (self.size // 2) * (shape[2] + 1)
+        return _clip(first - reach, last + reach + 1, shape)
+
+
+@patterns.register("nearby_3d")
+@dataclass(frozen=True)
+class Nearby3D(Pattern):
+    """A box round the query in (t, h, w).
+
+    Args:
+        t, h, w: How far the box reaches in each direction, in cells, at least 0.
+    """
+
+    t: int = 1
+    h: int = 1
+    w: int = 1
+
+    def allows(self, q: Cells, k: Cells) -> Bool[Tensor, "..."]:
+        return (
+            ((q.t - k.t).abs() <= self.t)
+            & ((q.h - k.h).abs() <= self.h)
+            & ((q.w - k.w).abs() <= self.w)
+        )
+
+    def key_range(self, first: int, last: int, shape: GridShape) -> Range:
+        reach = (self.t * shape[1] + self.h) * shape[2] + self.w
+        return _clip(first - reach, last + reach + 1, shape)
+
+
+@dataclass(frozen=True)
+class _Both(Pattern):
+    left: Pattern
+    right: Pattern
+
+    def allows(self, q: Cells, k: Cells) -> Bool[Tensor, "..."]:
+        return self.left.allows(q, k) & self.right.allows(q, k)
+
+    def key_range(self, first: int, last: int, shape: GridShape) -> Range:
+        a, b = (p.key_range(first, last, shape) for p in (self.left, self.right))
+        start = max(a[0], b[0])
+        return start, max(start, min(a[1], b[1]))
+
+    @property
+    def is_dense(self) -> bool:
+        return self.left.is_dense and self.right.is_dense
+
+
+@dataclass(frozen=True)
+class _Either(Pattern):
+    left: Pattern
+    right: Pattern
+
+    def allows(self, q: Cells, k: Cells) -> Bool[Tensor, "..."]:
+        return self.left.allows(q, k) | self.right.allows(q, k)
+
+    def key_range(self, first: int, last: int, shape: GridShape) -> Range:
+        a, b = (p.key_range(first, last, shape) for p in (self.left, self.right))
+        return min(a[0], b[0]), max(a[1], b[1])
+
+    @property
+    def is_dense(self) -> bool:
+        return self.left.is_dense or self.right.is_dense
+
+
+def parse_pattern(text: str) -> Pattern:
+    """A pattern from its written form, as configs hold it.
+
+    The grammar is `name`, or `name(key=int, ...)`, joined by `&` (binds tighter) and `|`:
+    `row`, `conv(size=11)`, `window(size=64) | prefix(length=4)`.
+
+    Raises:
+        ConfigError: on an unknown name or argument.
+    """
+    if "|" in text:
+        return _fold([parse_pattern(part) for part in text.split("|")], _Either)
+    if "&" in text:
+        return _fold([parse_pattern(part) for part in text.split("&")], _Both)
+    name, _, rest = text.strip().partition("(")
+    kind = patterns.get(name.strip())
+    arguments: dict[str, int] = {}
+    for item in filter(None, (part.strip() for part in rest.rstrip(") ").split(","))):
+        key, _, number = item.partition("=")
+        try:
+            arguments[key.strip()] = int(number)
+        except ValueError:
+            raise ConfigError(f"Pattern `{text}`: `{item}` must read key=integer.") from None
+    try:
+        return kind(**arguments)
+    except TypeError as error:
+        raise ConfigError(f"Pattern `{text}`: {error}.") from None
+
+
+def visible(
+    q: Coordinates, k: Coordinates, by_kind: Sequence[Pattern]
+) -> Bool[Tensor, "*batch Tq Tk"]:
+    """The dense mask: which queries see which keys. This function defines what is right.
+
+    Args:
+        q: Coordinates of the queries, (..., Tq).
+        k: Coordinates of the keys, (..., Tk); the same tensors as `q` in training.
+        by_kind: The pattern of each kind (modality) in this layer.
+    """
+    q_index, k_index = q.index[..., :, None], k.index[..., None, :]
+    same_document = (q.document[..., :, None] == k.document[..., None, :]) & (
+        q.document[..., :, None] >= 0
+    )
+    earlier = k_index <= q_index
+    same_segment = q.segment[..., :, None] == k.segment[..., None, :]
+    inside = earlier | q.full[..., :, None]
+    restricted = [n for n, pattern in enumerate(by_kind) if not pattern.is_dense]
+    if restricted:
+        q_cells = _cells(q, -1)
+        k_cells = _cells(k, -2)
+        content = (q.grid[..., :, None, 0] >= 0) & (k.grid[..., None, :, 0] >= 0)
+        for number in restricted:
+            of_kind = (q.kind == number)[..., :, None] & content
+            inside = inside & (~of_kind | by_kind[number].allows(q_cells, k_cells))
+    return same_document & torch.where(same_segment, inside, earlier)
+
+
+def _cells(c: Coordinates, axis: int) -> Cells:
+    return Cells(
+        index=c.index.unsqueeze(axis),
+        t=c.grid[..., 0].unsqueeze(axis),
+        h=c.grid[..., 1].unsqueeze(axis),
+        w=c.grid[..., 2].unsqueeze(axis),
+    )
+
+
+def _clip(start: int, stop: int, shape: GridShape) -> Range:
+    cells = shape[0] * shape[1] * shape[2]
+    return max(0, min(start, cells)), max(0, min(stop, cells))
+
+
+def _fold(parts: list[Pattern], join: Callable[[Pattern, Pattern], Pattern]) -> Pattern:
+    result = parts[0]
+    for part in parts[1:]:
+        result = join(result, part)
+    return result
+
+
+def _positive(pattern: Pattern, name: str) -> None:
+    value = getattr(pattern, name)
+    if value < 1:
+        raise ConfigError(f"`{type(pattern).__name__}.{name}` must be at least 1, but is {value}.")
