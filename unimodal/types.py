@@ -18,7 +18,7 @@ from torch import Tensor
 from unimodal.errors import ShapeError
 
 CONTROL_CELL = -1
-"""Grid coordinate of positions that are not content (openers, headers, ends): patterns skip them."""
+"""Grid coordinate of openers, headers and ends: patterns do not restrict them."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,8 @@ class Tokens:
             value = getattr(self, name)
             if isinstance(value, Tensor) and len(value) != len(self.grid):
                 raise ShapeError(
-                    f"`{name}` must have one row a position ({len(self.grid)}), but has {len(value)}."
+                    f"`{name}` must have one row a position ({len(self.grid)}), "
+                    f"but has {len(value)}."
                 )
 
     def __len__(self) -> int:

@@ -1,0 +1,309 @@
+"""The contract of a modality: one class in one file, and everything else follows from it.
+
+A modality turns values into `Tokens` and back and says what the core must know about them: its
+spans or features, its layout, how it attends. Classes register by decorator, or through the entry
+point group `unimodal.modalities` of an outside package. `unimodal.testing.check_modality` holds a
+class to the laws below.
+
+Laws: `encode` is deterministic and in float32; ids lie inside their spans; the grid agrees with
+the layout; whatever the grammar accepts, `decode` has a value for (it sees only ids, grid and
+seconds); decode(encode(v)) is within `round_trip_error` of v; `length` equals the encoded length;
+instances pickle.
+"""
+
+import dataclasses
+import hashlib
+import html
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Generic, Literal, TypeVar, get_args, get_origin
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from safetensors.torch import load as load_safetensors
+from safetensors.torch import save as save_safetensors
+from torch import Tensor, nn
+
+from unimodal.errors import ConfigError, MediaError, VocabularyError
+from unimodal.grammar import Layout
+from unimodal.patterns import Causal, Pattern
+from unimodal.registry import Registry, did_you_mean
+from unimodal.types import Tokens
+
+Value = TypeVar("Value")
+Config = TypeVar("Config")
+Attend = Literal["causal", "full"]
+NETWORK_FILE = "network.safetensors"
+DECODER_PREFIX = "decoder."
+"""Parameters of a codec's network under this prefix may be replaced without a new span."""
+
+
+@dataclasses.dataclass(kw_only=True)
+class NoConfig:
+    """The config of a modality that has nothing to choose."""
+
+
+class Modality(ABC, Generic[Value, Config]):
+    """One modality. Members marked * are required.
+
+    Attributes:
+        value_type: * Python type of a raw value.
+        raw_unit: * What `raw_units` counts: "byte", "pixel", "second", "base", "step".
+        spans: * if discrete: span names to sizes, in code order.
+        feature_shape: * if continuous: shape of one position's features.
+        layout: * if discrete: `Fixed`, `Grid` or `Open`.
+        attend: How its segments attend unless a task says otherwise.
+        pattern: Restricts attention inside its segments, on layers that do not name their own.
+        seconds_per_cell: Duration of one step of t, where there is time.
+        decoded_by: For continuous modalities, the discrete partner that draws or speaks them.
+        round_trip_error: Bound on `distance(value, decode(encode(value)))`.
+        network: A trainable tokenizer's network; saved and hashed.
+    """
+
+    value_type: ClassVar[type]
+    raw_unit: ClassVar[str]
+    spans: Mapping[str, int] = {}
+    feature_shape: tuple[int, ...] = ()
+    layout: Layout | None = None
+    attend: Attend = "causal"
+    pattern: Pattern = Causal()
+    seconds_per_cell: float | None = None
+    decoded_by: str | None = None
+    round_trip_error: float = 0.0
+    network: nn.Module | None = None
+    frozen: bool = False
+
+    def __init__(self, config: Config):
+        self.config = config
+
+    @abstractmethod
+    def encode(self, value: Value) -> Tokens:
+        """* The stream positions of a value. Deterministic, float32.
+
+        Raises:
+            MediaError: if the value breaks a rule of the modality.
+        """
+
+    def decode(self, tokens: Tokens) -> Value:
+        """* if discrete: the value of a sequence of ids. Total over what the grammar accepts."""
+        raise ConfigError(
+            f"`{self.name}` is input only: it has no `decode`.",
+            remedy=f"Ask for `{self.decoded_by}`." if self.decoded_by else None,
+        )
+
+    @abstractmethod
+    def example(self, rng: np.random.Generator) -> Value:
+        """* A small valid value, for the conformance kit."""
+
+    # All below have defaults.
+
+    @property
+    def name(self) -> str:
+        """The registered name."""
+        return modalities.name_of(type(self)) or type(self).__name__.lower()
+
+    @property
+    def is_discrete(self) -> bool:
+        """Whether values become ids."""
+        return bool(self.spans)
+
+    @property
+    def is_continuous(self) -> bool:
+        """Whether values become features."""
+        return bool(self.feature_shape)
+
+    @property
+    def is_lossless(self) -> bool:
+        """Whether bits a raw unit mean something: the round trip is exact."""
+        return self.is_discrete and self.round_trip_error == 0.0
+
+    def distance(self, a: Value, b: Value) -> float:
+        """How far apart two values are; 0 or infinity unless overridden."""
+        return 0.0 if _equal(a, b) else float("inf")
+
+    def length(self, value: Value) -> int:
+        """Positions of `encode(value)`, header, opener and end not counted."""
+        return len(self.encode(value))
+
+    def raw_units(self, value: Value) -> float:
+        """How many `raw_unit` the value holds."""
+        if isinstance(value, str):
+            return len(value.encode()) if self.raw_unit == "byte" else len(value)
+        if isinstance(value, Tensor | np.ndarray):
+            return float(np.prod(tuple(value.shape)))
+        return float(self.length(value))
+
+    def embedder(self, width: int) -> nn.Module:
+        """Continuous: features of whole segments (n, T, *feature_shape) to (n, T, width).
+
+        It sees segments of equal length stacked, never packed rows, and keeps the length.
+        """
+        return LinearEmbedder(self.feature_shape, width)
+
+    def augment(self, tokens: Tokens, rng: np.random.Generator) -> Tokens:
+        """A training-time change of the encoded value; the identity unless overridden."""
+        return tokens
+
+    def encode_batch(self, values: Sequence[Value]) -> list[Tokens]:
+        """`encode` of each value."""
+        return [self.encode(value) for value in values]
+
+    def fit(self, values: Iterable[Value]) -> None:
+        """Learn from values, where the tokenizer has something to learn (e.g. SentencePiece)."""
+
+    @property
+    def needs_fit(self) -> bool:
+        """Whether `fit` must run before `encode`."""
+        return False
+
+    def loss(self, values: Sequence[Value]) -> Float[Tensor, ""]:
+        """Training loss of a gradient-trained tokenizer."""
+        raise ConfigError(f"`{self.name}` is not trained by gradient.")
+
+    def read(self, path: Path) -> Value:
+        """A value from a file."""
+        raise MediaError(f"`{self.name}` does not read files.", subject=str(path))
+
+    def write(self, value: Value, path: Path) -> None:
+        """A value to a file."""
+        if not isinstance(value, str):
+            raise MediaError(f"`{self.name}` does not write files.", subject=str(path))
+        Path(path).write_text(value, encoding="utf-8")
+
+    def show(self, value: Value) -> str:
+        """The value as a self-contained HTML fragment, for reports."""
+        return f"<code>{html.escape(str(value))}</code>"
+
+    def state(self) -> dict[str, bytes]:
+        """Files that hold what was learned, by name: saved beside the weights, and hashed."""
+        if self.network is None:
+            return {}
+        return {NETWORK_FILE: save_safetensors(self.network.state_dict())}
+
+    def load_state(self, files: Mapping[str, bytes]) -> None:
+        """Restore what `state` returned."""
+        if self.network is not None:
+            self.network.load_state_dict(load_safetensors(files[NETWORK_FILE]))
+
+    def fingerprint(self) -> str:
+        """Hash of config, encoder and quantizer: two modalities with one mean the same by an id."""
+        return self._hash(decoder=False)
+
+    def decoder_hash(self) -> str:
+        """Hash of the part that may be replaced without a new span: a codec's decoder."""
+        return self._hash(decoder=True)
+
+    def _hash(self, decoder: bool) -> str:
+        digest = hashlib.sha256()
+        if not decoder:
+            described = [self.name, config_to_dict(self.config), dict(self.spans)]
+            described += [list(self.feature_shape), repr(self.layout)]
+            digest.update(json.dumps(described, sort_keys=True).encode())
+        for name, data in sorted(self.state().items()):
+            if name != NETWORK_FILE:
+                digest.update(b"" if decoder else name.encode() + b"\0" + data)
+        if self.network is not None:
+            for key, tensor in sorted(self.network.state_dict().items()):
+                if key.startswith(DECODER_PREFIX) == decoder:
+                    digest.update(key.encode())
+                    digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()[:32]
+
+
+class LinearEmbedder(nn.Module):
+    """One linear layer on flattened features."""
+
+    def __init__(self, feature_shape: Sequence[int], width: int):
+        super().__init__()
+        self.num_features = int(np.prod(tuple(feature_shape)))
+        self.linear = nn.Linear(self.num_features, width)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(n, T, *feature_shape) to (n, T, width)."""
+        embedded: Tensor = self.linear(features.flatten(2))
+        return embedded
+
+
+modalities: Registry[type[Modality[Any, Any]]] = Registry(
+    "modality", package="unimodal.tokenizers", group="unimodal.modalities"
+)
+register_modality = modalities.register
+
+
+def config_type(kind: type[Modality[Any, Any]]) -> type:
+    """The config dataclass that a modality class names as its second type argument."""
+    for base in kind.__mro__:
+        for written in getattr(base, "__orig_bases__", ()):
+            arguments = get_args(written)
+            if get_origin(written) is Modality and len(arguments) == 2:
+                if isinstance(arguments[1], type):
+                    return arguments[1]
+    return NoConfig
+
+
+def config_to_dict(config: Any) -> dict[str, Any]:
+    """A config dataclass as JSON-ready values."""
+    plain: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(config)))
+    return plain
+
+
+def config_from_dict(kind: type, values: Mapping[str, Any], subject: str) -> Any:
+    """Build a config dataclass; unknown keys fail with a suggestion.
+
+    Raises:
+        ConfigError: on a key that the dataclass lacks.
+    """
+    known = {field.name for field in dataclasses.fields(kind)}
+    for key in values:
+        if key not in known:
+            raise ConfigError(
+                f"Unknown key `{key}`.", subject=subject, remedy=did_you_mean(key, known)
+            )
+    plain = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+    return kind(**plain)
+
+
+def build_modality(name: str, config: Mapping[str, Any] | None = None) -> Modality[Any, Any]:
+    """An instance of the registered modality `name`.
+
+    Args:
+        name: Registered name, or `name@2` for a retrained tokenizer under a new span.
+        config: Fields of its config that differ from their defaults.
+
+    Raises:
+        ConfigError: if the name or a key is unknown.
+    """
+    kind = modalities.get(name.partition("@")[0])
+    return kind(config_from_dict(config_type(kind), config or {}, f"modality `{name}`"))
+
+
+def freeze(modality: Modality[Any, Any]) -> None:
+    """Forbid further training: ids in a ledger keep their meaning."""
+    modality.frozen = True
+
+
+def fit(modality: Modality[Any, Any], values: Iterable[Any]) -> None:
+    """Run `Modality.fit` unless the modality is frozen.
+
+    Raises:
+        VocabularyError: if it already entered a ledger.
+    """
+    if modality.frozen:
+        raise VocabularyError(
+            f"`{modality.name}` is frozen: its ids are in a ledger.",
+            remedy=f"Train a new one and add it as `{modality.name}@2`.",
+        )
+    modality.fit(values)
+
+
+def _equal(a: Any, b: Any) -> bool:
+    if isinstance(a, Tensor) and isinstance(b, Tensor):
+        return a.shape == b.shape and bool(torch.equal(a, b))
+    if isinstance(a, np.ndarray) and isinstance(b, np.ndarray):
+        return a.shape == b.shape and bool(np.array_equal(a, b))
+    if dataclasses.is_dataclass(a) and type(a) is type(b):
+        return all(_equal(getattr(a, f.name), getattr(b, f.name)) for f in dataclasses.fields(a))
+    return bool(a == b)
