@@ -1,0 +1,40 @@
+# The commands of this project; `make` lists them. `make demo` and `make test` set up what they need.
+SHELL := bash
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test check bench soak
+
+# With an active virtual environment, work in it; otherwise in .venv (scripts/setup.sh does the same).
+ENVIRONMENT := $(or $(VIRTUAL_ENV),.venv)
+PYTHON_HERE := "$(ENVIRONMENT)/bin/python"
+TEST_EXTRAS := dev parity speech eval report data
+# Two workers pay from about a minute of tests on; more than four only cost memory.
+PYTEST_WORKERS ?= -n auto --maxprocesses 4
+BENCHMARKS := mel tokenize train_step generate
+
+help: ## list these commands
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-7s %s\n", $$1, $$2 }' Makefile
+
+setup: ## make .venv from requirements.lock, or install into the active environment
+	@scripts/setup.sh report eval
+
+demo: setup ## train and score one model over five modalities, and write runs/demo/report.html
+	@$(PYTHON_HERE) -m unimodal.cli.main demo
+
+test: ## run the quick tests
+	@scripts/setup.sh $(TEST_EXTRAS)
+	@$(PYTHON_HERE) -m pytest -q $(PYTEST_WORKERS) $(PYTEST_ARGS)
+
+soak: ## run every test, long ones and those for a GPU included
+	@scripts/setup.sh $(TEST_EXTRAS)
+	@$(PYTHON_HERE) -m pytest -q -m "" $(PYTEST_WORKERS) $(PYTEST_ARGS)
+
+check: ## formatting, lint and types
+	@scripts/setup.sh $(TEST_EXTRAS)
+	@$(PYTHON_HERE) -m ruff format --check .
+	@$(PYTHON_HERE) -m ruff check .
+	@$(PYTHON_HERE) -m mypy
+
+bench: ## time the parts that docs/benchmarks.md reports; compiled ones need a C++ compiler
+	@scripts/setup.sh $(TEST_EXTRAS)
+	@set -e; for name in $(BENCHMARKS); do echo "== $$name"; \
+	    $(PYTHON_HERE) -m unimodal.benchmarks.$$name; done
