@@ -1,0 +1,93 @@
+"""What every test runs under: one thread, fixed seeds, its own caches, no network, checked shapes.
+
+The jaxtyping hook checks shapes and types of public functions at run time, in tests only. It costs
+import time and its wrappers do not pass through `torch.compile`, so the layers that are compiled
+are left out, and so are kernels and what they import. `UNIMODAL_TYPECHECK=0` switches it off.
+"""
+
+import os
+import random
+import socket
+import sys
+import types
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ["MPLBACKEND"] = "Agg"
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+import numpy as np
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parents[1]
+NOT_CHECKED = {"kernels", "errors", "types", "registry", "patterns", "blocks", "model", "conf"}
+SEED = 20260101
+
+
+def _install_shape_checks() -> None:
+    from beartype import BeartypeConf, beartype
+    from jaxtyping import install_import_hook
+
+    checker = types.ModuleType("unimodal_typechecker")
+    # An int where a float is asked for is right, as type checkers have it.
+    checker.check = beartype(conf=BeartypeConf(is_pep484_tower=True))  # type: ignore[attr-defined]
+    sys.modules["unimodal_typechecker"] = checker
+    names = {path.stem for path in (ROOT / "unimodal").iterdir() if path.stem.isidentifier()}
+    checked = sorted(f"unimodal.{name}" for name in names - NOT_CHECKED if name != "__init__")
+    install_import_hook(checked, "unimodal_typechecker.check")
+
+
+if os.environ.get("UNIMODAL_TYPECHECK", "1") != "0":
+    _install_shape_checks()
+
+
+def pytest_configure() -> None:
+    torch.set_num_threads(1)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if torch.cuda.is_available():
+        return
+    for item in items:
+        if item.get_closest_marker("gpu"):
+            item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def caches(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder of this session for everything that the package caches."""
+    folder = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("UNIMODAL_CACHE", str(folder))
+        yield folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_network() -> Iterator[None]:
+    """Refuse connections to anything but this machine."""
+    connect = socket.socket.connect
+
+    def local_only(self: socket.socket, address: Any) -> None:
+        if self.family != socket.AF_UNIX and str(address[0]) not in {
+            "127.0.0.1",
+            "::1",
+            "localhost",
+        }:
+            raise RuntimeError(f"a test tried to connect to {address}")
+        connect(self, address)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(socket.socket, "connect", local_only)
+        yield
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    """Every test starts from the same random state."""
+    random.seed(SEED)
+    np.random.seed(SEED % 2**32)
+    torch.manual_seed(SEED)
