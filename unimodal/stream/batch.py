@@ -1,0 +1,180 @@
+"""Batches: packed rows of documents as tensors, and their collation."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from unimodal.stream.encoding import NO_TARGET, EncodedDocument
+from unimodal.types import CONTROL_CELL, Coordinates
+from unimodal.vocabulary import Vocabulary
+
+
+@dataclass(frozen=True)
+class FeatureGroup:
+    """Continuous segments of one modality and one length, stacked.
+
+    Attributes:
+        modality: Ledger name.
+        values: (n, T, *feature_shape), float32.
+        index: Flat position (row x row length + place) of each feature, (n, T), int64.
+        hidden: Positions hidden by the masked objective: they keep the embedding of `mask`.
+    """
+
+    modality: str
+    values: Float[Tensor, "n T ..."]
+    index: Int[Tensor, "n T"]
+    hidden: Bool[Tensor, "n T"]
+
+
+@dataclass(frozen=True)
+class HeadTargets:
+    """All positions of a batch whose targets one head set normalises.
+
+    Attributes:
+        number: Place in `Vocabulary.head_sets`.
+        index: Flat positions, (P,), int64.
+        columns: Target as a column of the head set, (P,), int64.
+        weight: Loss weights, (P,), float32.
+    """
+
+    number: int
+    index: Int[Tensor, " P"]
+    columns: Int[Tensor, " P"]
+    weight: Float[Tensor, " P"]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Documents packed into rows.
+
+    Attributes:
+        ids: Input ids, (B, T), int64; `pad` on padding and where features stand.
+        position: RoPE positions (t, h, w), (B, T, 3), float32.
+        coordinates: What patterns read, (B, T).
+        features: Continuous inputs.
+        heads: Targets by head set.
+        documents: The packed documents, in order.
+        document_of: Place in `documents` of each position, -1 on padding, (B, T), int64.
+    """
+
+    ids: Int[Tensor, "B T"]
+    position: Float[Tensor, "B T 3"]
+    coordinates: Coordinates
+    features: list[FeatureGroup]
+    heads: list[HeadTargets]
+    documents: list[EncodedDocument]
+    document_of: Int[Tensor, "B T"]
+
+    @property
+    def num_tokens(self) -> int:
+        """Positions that are not padding."""
+        return sum(len(document) for document in self.documents)
+
+    @property
+    def fill(self) -> float:
+        """Share of positions that are not padding."""
+        return self.num_tokens / self.ids.numel()
+
+    @property
+    def weight_sum(self) -> float:
+        """Sum of loss weights: the denominator of the loss."""
+        return float(sum(head.weight.sum(dtype=torch.float64) for head in self.heads))
+
+    def to(self, device: torch.device | str) -> "Batch":
+        """The batch with its tensors on `device`."""
+
+        def move(item: FeatureGroup | HeadTargets) -> FeatureGroup | HeadTargets:
+            moved = {f.name: getattr(item, f.name) for f in fields(item)}
+            return type(item)(
+                **{k: v.to(device) if isinstance(v, Tensor) else v for k, v in moved.items()}
+            )
+
+        return replace(
+            self,
+            ids=self.ids.to(device),
+            position=self.position.to(device),
+            coordinates=self.coordinates.map(lambda x: x.to(device)),
+            features=[move(group) for group in self.features],  # type: ignore[misc]
+            heads=[move(head) for head in self.heads],  # type: ignore[misc]
+            document_of=self.document_of.to(device),
+        )
+
+
+def collate(
+    rows: Sequence[Sequence[EncodedDocument]], row_length: int, vocabulary: Vocabulary
+) -> Batch:
+    """Lay packed documents into rows.
+
+    Args:
+        rows: Documents of each row; their lengths add up to at most `row_length`.
+        row_length: T.
+        vocabulary: Gives head sets and the pad id.
+    """
+    shape = (len(rows), row_length)
+    ids = torch.full(shape, vocabulary.control("pad"), dtype=torch.int64)
+    position = torch.zeros(*shape, 3)
+    targets = torch.full(shape, NO_TARGET, dtype=torch.int64)
+    head_set = torch.full(shape, -1, dtype=torch.int32)
+    weight = torch.zeros(shape)
+    document_of = torch.full(shape, -1, dtype=torch.int64)
+    coordinates = Coordinates(
+        index=torch.arange(row_length, dtype=torch.int32).repeat(len(rows), 1),
+        document=torch.full(shape, -1, dtype=torch.int32),
+        segment=torch.full(shape, -1, dtype=torch.int32),
+        kind=torch.full(shape, -1, dtype=torch.int32),
+        full=torch.zeros(shape, dtype=torch.bool),
+        grid=torch.full((*shape, 3), CONTROL_CELL, dtype=torch.int32),
+    )
+    documents: list[EncodedDocument] = []
+    placed: list[tuple[EncodedDocument, int]] = []
+    for row, packed in enumerate(rows):
+        start = 0
+        for number, document in enumerate(packed):
+            here = (row, slice(start, start + len(document)))
+            ids[here], position[here] = document.ids, document.position
+            targets[here], head_set[here] = document.targets, document.head_set
+            weight[here] = document.loss_weight
+            coordinates.document[here] = number
+            coordinates.segment[here], coordinates.kind[here] = document.segment, document.kind
+            coordinates.full[here], coordinates.grid[here] = document.full, document.grid
+            document_of[here] = len(documents)
+            placed.append((document, row * row_length + start))
+            documents.append(document)
+            start += len(document)
+    return Batch(
+        ids=ids,
+        position=position,
+        coordinates=coordinates,
+        features=_group_features(placed),
+        heads=_group_heads(targets, head_set, weight, vocabulary),
+        documents=documents,
+        document_of=document_of,
+    )
+
+
+def _group_features(placed: Sequence[tuple[EncodedDocument, int]]) -> list[FeatureGroup]:
+    alike: dict[tuple[str, int], list[tuple[Tensor, Tensor, Tensor]]] = {}
+    for document, start in placed:
+        for item in document.features:
+            index = start + item.start + torch.arange(len(item.values))
+            key = (item.modality, len(item.values))
+            alike.setdefault(key, []).append((item.values, index, item.hidden))
+    return [
+        FeatureGroup(name, *(torch.stack(tensors) for tensors in zip(*items, strict=True)))
+        for (name, _), items in sorted(alike.items())
+    ]
+
+
+def _group_heads(
+    targets: Tensor, head_set: Tensor, weight: Tensor, vocabulary: Vocabulary
+) -> list[HeadTargets]:
+    flat, targets, weight = head_set.flatten(), targets.flatten(), weight.flatten()
+    groups = []
+    for number in sorted(set(flat.unique().tolist()) - {-1}):
+        index = (flat == number).nonzero().squeeze(1)
+        columns = vocabulary.head_sets[number].columns(targets[index])
+        groups.append(HeadTargets(number, index, columns, weight[index]))
+    return groups

@@ -1,0 +1,420 @@
+"""The vocabulary: a ledger of named spans, and the only source of ids.
+
+Spans are appended and never moved, so ids keep their meaning for the life of a checkpoint. Each
+modality owns an opener, one span for each header axis, and its content spans; tasks may own spans
+too. The ledger records the fingerprint of every modality: a checkpoint whose tokenizer changed is
+refused by name.
+
+Head sets are derived from the ledger: for each position class of a grammar, the ids that normalise
+the softmax, in training and in generation alike.
+"""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from typing import Any
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from unimodal.errors import VocabularyError
+from unimodal.grammar import (
+    IdRange,
+    SegmentGrammar,
+    Switch,
+    compile_segment,
+    header_axes,
+    size_span,
+)
+from unimodal.modality import Modality, build_modality, config_to_dict, freeze
+from unimodal.registry import did_you_mean
+
+LEDGER_VERSION = 1
+CONTROL_SPAN = "control"
+CONTROLS = ("pad", "mask", "end", "stop", "null")
+CONTROL_SIZE = 8
+"""Ids of the control span; those after `CONTROLS` are reserved."""
+SWITCH = "switch"
+"""Name of the head set of free switching."""
+
+
+@dataclass(frozen=True)
+class Span:
+    """A named run of ids.
+
+    Attributes:
+        name: `owner.part`, unique.
+        start: First id.
+        size: Number of ids.
+        owner: The modality or task that owns it.
+    """
+
+    name: str
+    start: int
+    size: int
+    owner: str
+
+    @property
+    def stop(self) -> int:
+        """One past the last id."""
+        return self.start + self.size
+
+
+@dataclass(frozen=True)
+class HeadSet:
+    """Ids that normalise the softmax at one class of positions.
+
+    Attributes:
+        name: Unique name.
+        pieces: (span name, first row, one past the last row) of each run, in column order.
+        ids: Global id of each column, int64.
+    """
+
+    name: str
+    pieces: tuple[tuple[str, int, int], ...]
+    ids: Int[Tensor, " C"]
+
+    def columns(self, tokens: Int[Tensor, " P"]) -> Int[Tensor, " P"]:
+        """Column of each global id.
+
+        Raises:
+            VocabularyError: if an id is not in the set.
+        """
+        order = self._order
+        place = torch.searchsorted(order[0], tokens).clamp(max=len(order[0]) - 1)
+        if not torch.equal(order[0][place], tokens):
+            bad = tokens[order[0][place] != tokens][0].item()
+            raise VocabularyError(f"Id {bad} is not in head set `{self.name}`.")
+        return order[1][place]
+
+    @cached_property
+    def _order(self) -> tuple[Tensor, Tensor]:
+        ids, columns = self.ids.sort()
+        return ids, columns
+
+
+@dataclass
+class Entry:
+    """What the ledger records of a modality."""
+
+    config: dict[str, Any]
+    fingerprint: str
+    decoder_hash: str
+    spans: dict[str, int]
+
+
+@dataclass
+class Vocabulary:
+    """The ledger, with the modalities whose ids it hands out.
+
+    Build one with `Vocabulary.of`, grow it with `add`, save it with `to_json`.
+    """
+
+    spans: list[Span] = field(default_factory=list)
+    entries: dict[str, Entry] = field(default_factory=dict)
+    modalities: dict[str, Modality[Any, Any]] = field(default_factory=dict)
+    openers_listed: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        if not self.spans:
+            self.spans.append(Span(CONTROL_SPAN, 0, CONTROL_SIZE, CONTROL_SPAN))
+
+    @classmethod
+    def of(
+        cls,
+        chosen: Mapping[str, Modality[Any, Any]] | Iterable[str],
+        openers: Iterable[str] = (),
+    ) -> "Vocabulary":
+        """A vocabulary over modalities, given by name or as instances.
+
+        Args:
+            chosen: Modalities by ledger name (`image_codes@2` for a retrained one).
+            openers: Modalities that free switching may open, in this checkpoint.
+        """
+        if not isinstance(chosen, Mapping):
+            chosen = {name: build_modality(name) for name in chosen}
+        vocabulary = cls()
+        for name, modality in chosen.items():
+            vocabulary.add(name, modality)
+        for name in openers:
+            vocabulary.modality(name)
+            vocabulary.openers_listed.append(name)
+        return vocabulary
+
+    @property
+    def size(self) -> int:
+        """Number of ids."""
+        return self.spans[-1].stop
+
+    def control(self, name: str) -> int:
+        """Id of a control token: one of `CONTROLS`."""
+        return CONTROLS.index(name)
+
+    def add(self, name: str, modality: Modality[Any, Any]) -> None:
+        """Append a modality's spans. Old ids stay as they are.
+
+        Raises:
+            VocabularyError: if the name is taken, or the modality is not ready.
+        """
+        if name in self.entries:
+            raise VocabularyError(
+                f"`{name}` is in the ledger already.",
+                remedy=f"Add a retrained tokenizer as `{name.partition('@')[0]}@2`.",
+            )
+        if modality.needs_fit:
+            raise VocabularyError(
+                f"`{name}` must be fitted before it enters a ledger.",
+                remedy="Call `unimodal.modality.fit(modality, values)` first.",
+            )
+        if not (modality.is_discrete or modality.is_continuous):
+            raise VocabularyError(f"`{name}` declares neither `spans` nor `feature_shape`.")
+        self.add_span(f"{name}.open", 1, owner=name)
+        if modality.is_discrete:
+            if modality.layout is None:
+                raise VocabularyError(f"`{name}` has spans, but no `layout`.")
+            for axis, (low, high) in header_axes(modality.layout).items():
+                self.add_span(f"{name}.{size_span(axis)}", high - low + 1, owner=name)
+            for span, size in modality.spans.items():
+                self.add_span(f"{name}.{span}", size, owner=name)
+        freeze(modality)
+        self.modalities[name] = modality
+        self.entries[name] = _entry(modality)
+
+    def add_span(self, name: str, size: int, owner: str) -> Span:
+        """Append a span of `size` ids.
+
+        Raises:
+            VocabularyError: if the name is taken or the size is below 1.
+        """
+        if any(span.name == name for span in self.spans):
+            raise VocabularyError(f"Span `{name}` is in the ledger already.")
+        if size < 1:
+            raise VocabularyError(f"Span `{name}` must have at least 1 id, but has {size}.")
+        self.spans.append(Span(name, self.size, size, owner))
+        self._forget()
+        return self.spans[-1]
+
+    def span(self, name: str) -> Span:
+        """The span called `name`."""
+        for span in self.spans:
+            if span.name == name:
+                return span
+        remedy = did_you_mean(name, [s.name for s in self.spans])
+        raise VocabularyError(f"No span `{name}` in the ledger.", remedy=remedy)
+
+    def modality(self, name: str) -> Modality[Any, Any]:
+        """The modality called `name`.
+
+        Raises:
+            VocabularyError: if this vocabulary lacks it.
+        """
+        try:
+            return self.modalities[name]
+        except KeyError:
+            remedy = did_you_mean(name, self.modalities)
+            raise VocabularyError(f"This model has no modality `{name}`.", remedy=remedy) from None
+
+    def kind(self, name: str) -> int:
+        """Number of a modality: the order in which it was added."""
+        self.modality(name)
+        return list(self.entries).index(name)
+
+    def opener(self, name: str) -> int:
+        """Id that begins a segment of modality `name`."""
+        self.modality(name)
+        return self.span(f"{name}.open").start
+
+    def content_ids(self, name: str, ids: Tensor, spans: Tensor) -> Int[Tensor, " T"]:
+        """Global ids of ids local to the modality's spans.
+
+        Raises:
+            VocabularyError: if an id leaves its span.
+        """
+        starts, sizes = self._offsets[name]
+        if len(ids) and (bool((ids < 0).any()) or bool((ids >= sizes[spans]).any())):
+            bad = int(ids[(ids < 0) | (ids >= sizes[spans])][0])
+            raise VocabularyError(f"`{name}` encoded id {bad}, which is outside its span.")
+        return ids.long() + starts[spans]
+
+    def local_ids(self, name: str, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """Inverse of `content_ids`: (local ids, span numbers)."""
+        starts, sizes = self._offsets[name]
+        inside = (tokens[:, None] >= starts) & (tokens[:, None] < starts + sizes)
+        if not bool(inside.any(dim=1).all()):
+            bad = int(tokens[~inside.any(dim=1)][0])
+            raise VocabularyError(f"Id {bad} is not content of `{name}`.")
+        spans = inside.int().argmax(dim=1)
+        return tokens - starts[spans], spans
+
+    @cached_property
+    def grammars(self) -> dict[str, SegmentGrammar]:
+        """Compiled grammar of each discrete modality."""
+        compiled = {}
+        for name, modality in self.modalities.items():
+            if modality.layout is None or not modality.is_discrete:
+                continue
+            prefix = f"{name}."
+            ranges: dict[str, IdRange] = {
+                s.name.removeprefix(prefix): (s.start, s.stop)
+                for s in self.spans
+                if s.owner == name
+            }
+            compiled[name] = compile_segment(
+                name,
+                modality.layout,
+                list(modality.spans),
+                self.opener(name),
+                self.control("end"),
+                ranges,
+            )
+        return compiled
+
+    def grammar(self, name: str) -> SegmentGrammar:
+        """Compiled grammar of a discrete modality.
+
+        Raises:
+            VocabularyError: if the modality is unknown or input only.
+        """
+        modality = self.modality(name)
+        if name not in self.grammars:
+            remedy = f"Ask for `{modality.decoded_by}`." if modality.decoded_by else None
+            raise VocabularyError(f"`{name}` is input only: it cannot be generated.", remedy=remedy)
+        return self.grammars[name]
+
+    @property
+    def switch(self) -> Switch | None:
+        """Openers and stop of free switching, if the checkpoint lists any."""
+        if not self.openers_listed:
+            return None
+        openers = {name: self.opener(name) for name in self.openers_listed}
+        return Switch(SWITCH, openers, self.control("stop"))
+
+    @cached_property
+    def head_sets(self) -> list[HeadSet]:
+        """All head sets; a position stores its place in this list."""
+        ranges: dict[str, list[IdRange]] = {}
+        end = self.control("end")
+        for grammar in self.grammars.values():
+            for header in grammar.headers:
+                last = header.first_id + header.high - header.low
+                ranges[header.head_set] = [(header.first_id, last + 1)]
+            for number, slot in enumerate(grammar.slots):
+                tail = [(end, end + 1)] if number == 0 and grammar.end is not None else []
+                ranges[slot.head_set] = [*slot.ranges, *tail]
+        if self.switch:
+            openers = [(o, o + 1) for o in self.switch.openers.values()]
+            ranges[SWITCH] = [*openers, (self.switch.stop, self.switch.stop + 1)]
+        return [self._head_set(name, runs) for name, runs in ranges.items()]
+
+    @cached_property
+    def head_numbers(self) -> dict[str, int]:
+        """Head-set names to their place in `head_sets`."""
+        return {head.name: number for number, head in enumerate(self.head_sets)}
+
+    @cached_property
+    def _offsets(self) -> dict[str, tuple[Tensor, Tensor]]:
+        table = {}
+        for name, modality in self.modalities.items():
+            spans = [self.span(f"{name}.{span}") for span in modality.spans]
+            starts = torch.tensor([s.start for s in spans], dtype=torch.int64)
+            table[name] = starts, torch.tensor([s.size for s in spans], dtype=torch.int64)
+        return table
+
+    def _head_set(self, name: str, runs: Sequence[IdRange]) -> HeadSet:
+        pieces = []
+        for start, stop in runs:
+            span = next(s for s in self.spans if s.start <= start and stop <= s.stop)
+            pieces.append((span.name, start - span.start, stop - span.start))
+        return HeadSet(name, tuple(pieces), torch.cat([torch.arange(*run) for run in runs]))
+
+    def _forget(self) -> None:
+        for name in ("grammars", "head_sets", "head_numbers", "_offsets"):
+            self.__dict__.pop(name, None)
+
+    def to_json(self) -> str:
+        """The ledger as JSON text."""
+        return json.dumps(
+            {
+                "version": LEDGER_VERSION,
+                "spans": [asdict(span) for span in self.spans],
+                "modalities": {name: asdict(entry) for name, entry in self.entries.items()},
+                "openers": self.openers_listed,
+            },
+            indent=1,
+        )
+
+    @classmethod
+    def from_json(
+        cls, text: str, states: Mapping[str, Mapping[str, bytes]] | None = None
+    ) -> "Vocabulary":
+        """The vocabulary of a ledger. Modalities are looked up by registered name.
+
+        Args:
+            text: What `to_json` wrote.
+            states: `Modality.state()` of each modality that has one, by ledger name.
+
+        Raises:
+            VocabularyError: if a modality's fingerprint differs from the ledger's.
+        """
+        ledger = json.loads(text)
+        if ledger.get("version") != LEDGER_VERSION:
+            raise VocabularyError(
+                f"The ledger has version {ledger.get('version')}, but {LEDGER_VERSION} is needed."
+            )
+        vocabulary = cls([Span(**span) for span in ledger["spans"]])
+        for name, recorded in ledger["modalities"].items():
+            entry = Entry(**recorded)
+            modality = build_modality(name, entry.config)
+            if states and name in states:
+                modality.load_state(states[name])
+            freeze(modality)
+            found = _entry(modality)
+            if found.fingerprint != entry.fingerprint or found.spans != entry.spans:
+                raise VocabularyError(
+                    f"Modality `{name}` has fingerprint {found.fingerprint}, but the ledger was "
+                    f"written with {entry.fingerprint}: its ids no longer mean the same.",
+                    subject=f"span `{name}.{next(iter(entry.spans), 'open')}`",
+                    remedy="Restore the tokenizer that the checkpoint was trained with, or add "
+                    f"this one as `{name.partition('@')[0]}@2` and train its span.",
+                )
+            vocabulary.modalities[name] = modality
+            vocabulary.entries[name] = entry
+        vocabulary.openers_listed = list(ledger["openers"])
+        return vocabulary
+
+    def check_extends(self, old: "Vocabulary") -> None:
+        """Check that this vocabulary keeps every id of `old`.
+
+        Raises:
+            VocabularyError: naming the span, both fingerprints and the remedy.
+        """
+        for mine, theirs in zip(self.spans, old.spans, strict=False):
+            if mine != theirs:
+                raise VocabularyError(
+                    f"Span {theirs.name} [{theirs.start}, {theirs.stop}) of the checkpoint became "
+                    f"{mine.name} [{mine.start}, {mine.stop}).",
+                    remedy="Spans are only appended: list the checkpoint's modalities first, in "
+                    "their order.",
+                )
+        if len(self.spans) < len(old.spans):
+            missing = old.spans[len(self.spans)].name
+            raise VocabularyError(f"Span `{missing}` of the checkpoint is missing.")
+        for name, entry in old.entries.items():
+            mine_print = self.entries[name].fingerprint
+            if mine_print != entry.fingerprint:
+                raise VocabularyError(
+                    f"Its fingerprint is {mine_print}, but the checkpoint has {entry.fingerprint}.",
+                    subject=f"modality `{name}`",
+                    remedy=f"Use the checkpoint's tokenizer, or add this one as `{name}@2`.",
+                )
+
+
+def _entry(modality: Modality[Any, Any]) -> Entry:
+    return Entry(
+        config=config_to_dict(modality.config),
+        fingerprint=modality.fingerprint(),
+        decoder_hash=modality.decoder_hash(),
+        spans=dict(modality.spans),
+    )
