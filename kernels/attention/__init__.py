@@ -1,0 +1,7 @@
+"""Attention for every pattern, over packed documents or against a cache. Usable alone."""
+
+from unimodal.kernels.attention.api import attend_cached as attend_cached
+from unimodal.kernels.attention.api import attention as attention
+from unimodal.kernels.attention.plan import AttentionPlan as AttentionPlan
+from unimodal.kernels.attention.plan import PatternLike as PatternLike
+from unimodal.kernels.attention.plan import plan_attention as plan_attention

@@ -1,0 +1,182 @@
+"""Attention over packed documents with a pattern: checks, dispatch by device, and the operator.
+
+`attention` is for training and prefill, with a plan made once per batch; `attend_cached` for
+decoding against a cache. The operators are registered with torch (`torch.ops.unimodal.attention`),
+so `torch.compile` passes through them.
+
+Not here: who sees whom (a function handed to `plan_attention`), normalisation and rotation of
+queries and keys (`unimodal.kernels.qk_prologue`). CUDA tensors take the reference until a Triton
+kernel lands; this is logged once.
+"""
+
+import logging
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from unimodal.errors import ShapeError
+from unimodal.kernels.attention import cpu, reference
+from unimodal.kernels.attention.plan import AttentionPlan
+
+_log = logging.getLogger(__name__)
+_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+_told: set[str] = set()
+
+_library = torch.library.Library("unimodal", "FRAGMENT")
+_library.define(
+    "attention(Tensor q, Tensor k, Tensor v, Tensor[] plan, float scale) -> (Tensor, Tensor)"
+)
+_library.define(
+    "attention_backward(Tensor grad, Tensor q, Tensor k, Tensor v, Tensor out, Tensor lse, "
+    "Tensor[] plan, float scale) -> (Tensor, Tensor, Tensor)"
+)
+
+
+def attention(
+    q: Tensor, k: Tensor, v: Tensor, plan: AttentionPlan, scale: float | None = None
+) -> Tensor:
+    """Attention of packed documents: softmax(scale * q k^T over visible keys) v.
+
+    Sums are accumulated in at least float32; the result has the dtype of `q`. Padding positions
+    and queries that see no key give zeros and take no gradient; what they hold is never read.
+
+    Args:
+        q: Queries [B, T, N, H], normalised and rotated.
+        k: Keys [B, T, K, H]; K divides N, and query head n reads key head n // (N // K).
+        v: Values [B, T, K, H].
+        plan: From `plan_attention` for this batch and this layer's patterns.
+        scale: Factor of the scores, H ** -0.5 by default.
+
+    Returns:
+        [B, T, N, H].
+
+    Raises:
+        ShapeError: if shapes, dtypes or the plan do not fit together.
+
+    References:
+        Dao et al. 2022, FlashAttention. Differs: masks come from a pattern algebra.
+    """
+    _check(q, k, v)
+    if plan.shape != tuple(q.shape[:2]):
+        raise ShapeError(
+            f"`plan` must be made for the batch (B, T) = {tuple(q.shape[:2])}, but is for "
+            f"{plan.shape}.",
+            remedy="Make a plan for each batch.",
+        )
+    factor = q.shape[-1] ** -0.5 if scale is None else scale
+    result: Tensor = _Attention.apply(q, k, v, factor, *plan.tensors())
+    return result
+
+
+def attend_cached(q: Tensor, k_cache: Tensor, v_cache: Tensor, visible: Tensor) -> Tensor:
+    """Attention of new positions over a cache, for decoding; scale H ** -0.5, no gradient needed.
+
+    A cache laid out [B, K, S, H] in memory and handed over transposed is read without a copy.
+
+    Args:
+        q: [B, Tq, N, H].
+        k_cache, v_cache: [B, S, K, H]; what is not visible must be finite.
+        visible: bool [B, Tq, S]. A query that sees nothing gets zeros.
+
+    Returns:
+        [B, Tq, N, H] in the dtype of `q`.
+
+    Raises:
+        ShapeError: if shapes do not fit.
+    """
+    batch, length, heads, size = q.shape
+    groups = k_cache.shape[2]
+    if heads % groups or k_cache.shape != v_cache.shape or k_cache.shape[3] != size:
+        raise ShapeError(
+            f"`k_cache` and `v_cache` must have shape (B, S, K, {size}) with K dividing {heads}, "
+            f"but have {tuple(k_cache.shape)} and {tuple(v_cache.shape)}."
+        )
+    if visible.shape != (batch, length, k_cache.shape[1]):
+        raise ShapeError(
+            f"`visible` must have shape {(batch, length, k_cache.shape[1])}, "
+            f"but has {tuple(visible.shape)}."
+        )
+    share = heads // groups
+    q_work = (q * size**-0.5).view(batch, length, groups, share, size)
+    q_work = q_work.permute(0, 2, 3, 1, 4).reshape(batch, groups, share * length, size)
+    scores = torch.matmul(q_work, k_cache.permute(0, 2, 3, 1).to(q.dtype))
+    scores = scores.view(batch, groups, share, length, -1)
+    hidden = ~visible[:, None, None]
+    weights = torch.softmax(scores.masked_fill_(hidden, -torch.inf), dim=-1, dtype=torch.float32)
+    weights = weights.masked_fill_(hidden, 0.0).to(q.dtype)
+    out = torch.matmul(
+        weights.view(batch, groups, share * length, -1), v_cache.transpose(1, 2).to(q.dtype)
+    )
+    out = out.view(batch, groups, share, length, size).permute(0, 3, 1, 2, 4)
+    return out.reshape(batch, length, heads, size)
+
+
+class _Attention(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, scale: float, *plan: Tensor) -> Tensor:
+        out, lse = torch.ops.unimodal.attention(q, k, v, list(plan), scale)
+        ctx.save_for_backward(q, k, v, out, lse, *plan)
+        ctx.scale = scale
+        result: Tensor = out
+        return result
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        q, k, v, out, lse, *plan = ctx.saved_tensors
+        grad_q, grad_k, grad_v = torch.ops.unimodal.attention_backward(
+            grads[0], q, k, v, out, lse, plan, ctx.scale
+        )
+        return grad_q, grad_k, grad_v, None, *([None] * len(plan))
+
+
+def _check(q: Tensor, k: Tensor, v: Tensor) -> None:
+    if q.ndim != 4 or k.ndim != 4 or k.shape != v.shape:
+        raise ShapeError(
+            "`q` must have shape (B, T, N, H), `k` and `v` (B, T, K, H), but they have "
+            f"{tuple(q.shape)}, {tuple(k.shape)}, {tuple(v.shape)}."
+        )
+    if q.shape[:2] != k.shape[:2] or q.shape[3] != k.shape[3] or q.shape[2] % k.shape[2]:
+        raise ShapeError(
+            f"`k` must have the (B, T) and H of `q` {tuple(q.shape)} and a number of heads that "
+            f"divides {q.shape[2]}, but has {tuple(k.shape)}."
+        )
+    if q.dtype not in _DTYPES or k.dtype != q.dtype or v.dtype != q.dtype:
+        raise ShapeError(
+            "`q`, `k` and `v` must have one floating dtype, but have "
+            f"{q.dtype}, {k.dtype}, {v.dtype}."
+        )
+
+
+def _log_reference(device: str) -> None:
+    if device not in _told:
+        _told.add(device)
+        _log.warning("attention on %s runs the dense reference: no kernel for it yet.", device)
+
+
+def _reference_forward(
+    q: Tensor, k: Tensor, v: Tensor, plan: list[Tensor], scale: float
+) -> tuple[Tensor, Tensor]:
+    _log_reference(q.device.type)
+    return reference.forward(q, k, v, plan, scale)
+
+
+def _fake_forward(
+    q: Tensor, k: Tensor, v: Tensor, plan: list[Tensor], scale: float
+) -> tuple[Tensor, Tensor]:
+    lse = torch.float64 if q.dtype == torch.float64 else torch.float32
+    return q.new_empty(q.shape), q.new_empty(q.shape[:3], dtype=lse)
+
+
+def _fake_backward(
+    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, *rest: Any
+) -> tuple[Tensor, Tensor, Tensor]:
+    return q.new_empty(q.shape), k.new_empty(k.shape), v.new_empty(v.shape)
+
+
+_library.impl("attention", cpu.forward, "CPU")
+_library.impl("attention_backward", cpu.backward, "CPU")
+_library.impl("attention", _reference_forward, "CUDA")
+_library.impl("attention_backward", reference.backward, "CUDA")
+torch.library.register_fake("unimodal::attention", _fake_forward, lib=_library)
+torch.library.register_fake("unimodal::attention_backward", _fake_backward, lib=_library)

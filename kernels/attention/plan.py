@@ -1,0 +1,337 @@
+"""What one batch's attention visits, worked out once and used by every layer of the same patterns.
+
+Rows hold packed documents. The plan gathers the documents out of the rows into buckets of similar
+length, so that no work is done across documents and little on padding. A bucket whose documents
+are plainly causal needs no mask; the others carry one. Where a pattern leaves most pairs out, the
+queries of a bucket are cut into blocks and each block visits only the key columns that one of its
+queries sees.
+
+Not here: the arithmetic of attention (`reference`, `cpu`). Tested by rebuilding the dense mask from
+the plan and comparing it with the function that made it.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from unimodal.errors import ShapeError
+
+if TYPE_CHECKING:
+    from unimodal.types import Coordinates
+
+CAUSAL, FULL, MASKED = 0, 1, 2
+"""Modes of a task: lower triangle, every pair, or a mask of its own."""
+
+TASK_FIELDS = 10
+"""Integers of one row of `AttentionPlan.tasks`; see `Task`."""
+
+QUERY_BLOCK = 128
+"""Queries of one block where a pattern is sparse enough to be cut."""
+
+SPARSE_SHARE = 0.45
+"""Buckets are cut into query blocks if those visit at most this share of all pairs."""
+
+MIN_FILL = 0.85
+"""The shortest document of a bucket has at least this share of the longest one's length."""
+
+MAX_MASK = 1 << 26
+"""Pairs of one masked bucket at most (64 MiB of mask); longer documents go one by one."""
+
+
+class PatternLike(Protocol):
+    """What the kernels ask of a pattern; `unimodal.patterns.Pattern` has it."""
+
+    @property
+    def is_dense(self) -> bool:
+        """Whether every pair is allowed."""
+        ...
+
+
+MaskFunction = Callable[["Coordinates", "Coordinates", Sequence[PatternLike]], Tensor]
+"""The dense definition: `(queries, keys, by_kind) -> bool (..., Tq, Tk)`."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """One call of the inner attention: some queries of a bucket against some of its keys.
+
+    Attributes:
+        start: First slot of the bucket in `AttentionPlan.gather`.
+        count: Documents of the bucket.
+        length: Slots of each document.
+        mode: `CAUSAL`, `FULL` or `MASKED`.
+        padded: 1 if some slots of the bucket produce nothing (padding, or queries without keys).
+        q_start, q_stop: The queries within each document.
+        column_start, column_count: Key columns within `AttentionPlan.columns`; count -1 means all.
+        mask_start: First element in `AttentionPlan.mask`; the mask is [count, queries, keys].
+    """
+
+    start: int
+    count: int
+    length: int
+    mode: int
+    padded: int
+    q_start: int
+    q_stop: int
+    column_start: int
+    column_count: int
+    mask_start: int
+
+    @property
+    def mask_shape(self) -> tuple[int, int, int]:
+        """Shape of the task's mask: documents, queries, keys."""
+        keys = self.length if self.column_count < 0 else self.column_count
+        return self.count, self.q_stop - self.q_start, keys
+
+
+@dataclass(frozen=True)
+class AttentionPlan:
+    """The plan of a batch of B x T positions. Six tensors, so that it passes through an operator.
+
+    Attributes:
+        gather: Flat position (row * T + column) of each slot. int64 [slots].
+        silent: Slots whose result is not used (padding, or queries that see no key). bool [slots].
+        place: Slot of each position's key and value, `slots` where it has none. int64 [B * T].
+        place_out: The same for queries: `slots` also where the query sees no key. int64 [B * T].
+        mask: The masks of all tasks, one after another, flat. bool.
+        columns: The key columns of all tasks, one after another. int64.
+        tasks: Fields of every `Task`, on the CPU. int64 [tasks, `TASK_FIELDS`].
+        shape: (B, T).
+    """
+
+    gather: Tensor
+    silent: Tensor
+    place: Tensor
+    place_out: Tensor
+    mask: Tensor
+    columns: Tensor
+    tasks: Tensor
+    shape: tuple[int, int]
+
+    def tensors(self) -> list[Tensor]:
+        """The tensors in the order of the attributes, as operators take them."""
+        return [
+            self.gather,
+            self.silent,
+            self.place,
+            self.place_out,
+            self.mask,
+            self.columns,
+            self.tasks,
+        ]
+
+    def to(self, device: torch.device | str) -> "AttentionPlan":
+        """The same plan with its tensors on `device`; the table of tasks stays on the CPU."""
+        moved = [tensor.to(device) for tensor in self.tensors()[:-1]]
+        return AttentionPlan(*moved, tasks=self.tasks, shape=self.shape)
+
+    @property
+    def pairs(self) -> int:
+        """Query-key pairs that are visited: the cost of the plan."""
+        total = 0
+        for task in read_tasks(self.tasks):
+            count, queries, keys = task.mask_shape
+            total += count * queries * keys
+        return total
+
+
+def read_tasks(tasks: Tensor) -> list[Task]:
+    """The rows of a table of tasks."""
+    return [Task(*row) for row in tasks.tolist()]
+
+
+def plan_attention(
+    coordinates: "Coordinates", by_kind: Sequence[PatternLike], visible: MaskFunction
+) -> AttentionPlan:
+    """Plan the attention of a batch for one layer's patterns.
+
+    Args:
+        coordinates: Of every position, each tensor [B, T] (grid [B, T, 3]). Documents do not span
+            rows; positions of document -1 are padding.
+        by_kind: The pattern of each kind. Kinds whose pattern is dense need no mask.
+        visible: The function that defines who sees whom, called on the gathered documents only.
+
+    Returns:
+        A plan on the device of `coordinates`.
+
+    Raises:
+        ShapeError: if `coordinates` is not [B, T].
+    """
+    if coordinates.document.ndim != 2:
+        raise ShapeError(
+            "`coordinates` must be those of a batch, shape (B, T), but `document` has shape "
+            f"{tuple(coordinates.document.shape)}."
+        )
+    device = coordinates.document.device
+    shape = (coordinates.document.shape[0], coordinates.document.shape[1])
+    flat = coordinates.map(lambda tensor: tensor.detach().cpu().flatten(0, 1))
+    builder = _Builder(flat, shape, by_kind, visible)
+    return builder.build().to(device)
+
+
+class _Builder:
+    def __init__(
+        self,
+        flat: "Coordinates",
+        shape: tuple[int, int],
+        by_kind: Sequence[PatternLike],
+        visible: MaskFunction,
+    ):
+        self.flat, self.shape, self.by_kind, self.visible = flat, shape, by_kind, visible
+        self.gather: list[Tensor] = []
+        self.silent: list[Tensor] = []
+        self.masks: list[Tensor] = []
+        self.columns: list[Tensor] = []
+        self.tasks: list[Task] = []
+        self.slots = self.mask_size = self.column_size = 0
+
+    def build(self) -> AttentionPlan:
+        order, starts, lengths = self._documents()
+        masked = self._needs_mask(order, starts)
+        for wants_mask in (False, True):
+            of_kind = np.flatnonzero(masked == wants_mask)
+            of_kind = of_kind[np.argsort(-lengths[of_kind], kind="stable")]
+            for bucket in _buckets(lengths[of_kind], MAX_MASK if wants_mask else None):
+                chosen = of_kind[bucket]
+                self._add(order, starts[chosen], lengths[chosen], wants_mask)
+        return self._finish()
+
+    def _documents(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Positions ordered by document, where each document starts in them, and its length."""
+        document = self.flat.document.numpy().astype(np.int64)
+        rows = np.arange(document.size) // self.shape[1]
+        held = np.flatnonzero(document >= 0)
+        key = rows[held] * (document.max(initial=0) + 1) + document[held]
+        order = held[np.argsort(key, kind="stable")]
+        key = np.sort(key, kind="stable")
+        starts = np.flatnonzero(np.diff(key, prepend=-1))
+        return order, starts, np.diff(starts, append=key.size)
+
+    def _needs_mask(self, order: np.ndarray, starts: np.ndarray) -> np.ndarray:
+        """Which documents are not plainly causal."""
+        if not starts.size:
+            return np.zeros(0, dtype=bool)
+        special = self.flat.full.numpy()[order]
+        restricted = [n for n, pattern in enumerate(self.by_kind) if not pattern.is_dense]
+        if restricted:
+            kinds = self.flat.kind.numpy()[order]
+            special = special | (
+                np.isin(kinds, restricted) & (self.flat.grid[:, 0].numpy()[order] >= 0)
+            )
+        falls = np.diff(self.flat.index.numpy()[order].astype(np.int64), prepend=0) <= 0
+        falls[starts] = False
+        return np.logical_or.reduceat(special | falls, starts)
+
+    def _add(
+        self, order: np.ndarray, starts: np.ndarray, lengths: np.ndarray, wants_mask: bool
+    ) -> None:
+        length = int(lengths.max())
+        within = np.arange(length)[None, :]
+        positions = torch.from_numpy(
+            order[starts[:, None] + np.minimum(within, lengths[:, None] - 1)]
+        )
+        silent = torch.from_numpy(within >= lengths[:, None])
+        mode, mask = CAUSAL, None
+        if wants_mask:
+            mask, silent = self._mask(positions, silent)
+            mode = MASKED
+            if mask.all():
+                mode, mask = FULL, None
+        blocks = _sparse_blocks(mask) if mask is not None else None
+        for q_start, q_stop, columns in blocks or [(0, length, None)]:
+            self.tasks.append(
+                Task(
+                    start=self.slots,
+                    count=len(starts),
+                    length=length,
+                    mode=mode,
+                    padded=int(silent.any()),
+                    q_start=q_start,
+                    q_stop=q_stop,
+                    column_start=self.column_size,
+                    column_count=-1 if columns is None else len(columns),
+                    mask_start=self.mask_size,
+                )
+            )
+            if mask is not None:
+                part = mask[:, q_start:q_stop]
+                if columns is not None:
+                    part = part[:, :, columns]
+                    self.columns.append(columns)
+                    self.column_size += len(columns)
+                self.masks.append(part.flatten())
+                self.mask_size += part.numel()
+        self.gather.append(positions.flatten())
+        self.silent.append(silent.flatten())
+        self.slots += positions.numel()
+
+    def _mask(self, positions: Tensor, padding: Tensor) -> tuple[Tensor, Tensor]:
+        """The mask of a bucket, and its silent slots. Silent queries see one key, to stay finite."""
+        gathered = self.flat.map(lambda tensor: tensor[positions])
+        mask = self.visible(gathered, gathered, self.by_kind) & ~padding[:, None, :]
+        silent = padding | ~mask.any(dim=-1)
+        mask[..., 0] |= silent
+        mask[..., 1:] &= ~silent[:, :, None]
+        return mask, silent
+
+    def _finish(self) -> AttentionPlan:
+        def join(parts: list[Tensor], dtype: torch.dtype) -> Tensor:
+            return torch.cat(parts) if parts else torch.zeros(0, dtype=dtype)
+
+        gather = join(self.gather, torch.int64)
+        silent = join(self.silent, torch.bool)
+        size = self.shape[0] * self.shape[1]
+        place = torch.full((size,), self.slots)
+        # Padding slots repeat their document's last position: written first, so that the slot
+        # that holds the position itself wins.
+        slots = torch.arange(self.slots)
+        first = torch.ones(self.slots, dtype=torch.bool)
+        if self.slots:
+            first[1:] = gather[1:] != gather[:-1]
+        place[gather[first]] = slots[first]
+        place_out = place.clone()
+        quiet = first & silent
+        place_out[gather[quiet]] = self.slots
+        rows = [list(vars(task).values()) for task in self.tasks]
+        return AttentionPlan(
+            gather=gather,
+            silent=silent,
+            place=place,
+            place_out=place_out,
+            mask=join(self.masks, torch.bool),
+            columns=join(self.columns, torch.int64),
+            tasks=torch.tensor(rows, dtype=torch.int64).reshape(-1, TASK_FIELDS),
+            shape=self.shape,
+        )
+
+
+def _buckets(lengths: np.ndarray, max_pairs: int | None) -> list[slice]:
+    """Cut documents sorted by falling length where the next one would leave too much padding."""
+    cuts: list[slice] = []
+    start = 0
+    for stop in range(1, len(lengths) + 1):
+        longest = int(lengths[start])
+        ends = stop == len(lengths) or lengths[stop] < MIN_FILL * longest
+        too_many = max_pairs is not None and (stop - start + 1) * longest**2 > max_pairs
+        if ends or too_many:
+            cuts.append(slice(start, stop))
+            start = stop
+    return cuts
+
+
+def _sparse_blocks(mask: Tensor) -> list[tuple[int, int, Tensor]] | None:
+    """Query blocks with the key columns that they see, or None if cutting would not pay."""
+    length = mask.shape[-1]
+    if length < 2 * QUERY_BLOCK:
+        return None
+    seen = mask.any(dim=0)
+    blocks: list[tuple[int, int, Tensor]] = []
+    for start in range(0, length, QUERY_BLOCK):
+        stop = min(start + QUERY_BLOCK, length)
+        blocks.append((start, stop, seen[start:stop].any(dim=0).nonzero().flatten()))
+    visited = sum((stop - start) * len(columns) for start, stop, columns in blocks)
+    return blocks if visited <= SPARSE_SHARE * length**2 else None

@@ -1,0 +1,155 @@
+"""Cross-entropy of a linear head without the logits: checks and the operator.
+
+The head is one matrix or several whose rows are concatenated (the spans and control rows of a head
+set). Not here: which head set a position uses.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from unimodal.errors import ShapeError
+from unimodal.kernels.cross_entropy import chunked
+
+_library = torch.library.Library("unimodal", "FRAGMENT")
+_library.define(
+    "linear_cross_entropy(Tensor hidden, Tensor weight, Tensor target, Tensor loss_weight, "
+    "float z_loss, bool low_precision, bool want_grads) -> (Tensor, Tensor, Tensor, Tensor)"
+)
+
+
+def linear_cross_entropy(
+    hidden: Tensor,
+    weight: Tensor | Sequence[Tensor],
+    target: Tensor,
+    loss_weight: Tensor,
+    z_loss: float = 0.0,
+) -> tuple[Tensor, Tensor]:
+    """Weighted cross-entropy of softmax(hidden @ weight.T), chunked over positions.
+
+    loss = sum over positions of loss_weight * (nll + z_loss * lse ** 2). Products run in bfloat16
+    under autocast, the softmax in float32.
+
+    Args:
+        hidden: [P, D].
+        weight: [C, D], or pieces whose rows are concatenated in order.
+        target: int64 [P], rows of the concatenation.
+        loss_weight: float32 [P]; takes no gradient.
+        z_loss: Factor of the squared log of the partition sum, at least 0.
+
+    Returns:
+        The loss, a scalar in float32 with gradients for hidden and weight, and nll [P] in nats,
+        float32, detached, without z-loss.
+
+    Raises:
+        ShapeError: if shapes do not fit.
+    """
+    joined = _join(weight)
+    _check(hidden, joined, target)
+    if loss_weight.shape != target.shape:
+        raise ShapeError(
+            f"`loss_weight` must have shape {tuple(target.shape)}, but has "
+            f"{tuple(loss_weight.shape)}."
+        )
+    low = _low_precision(hidden)
+    total, nll = _LinearCrossEntropy.apply(hidden, joined, target, loss_weight, z_loss, low)
+    return total, nll
+
+
+def linear_nll(
+    hidden: Tensor, weight: Tensor | Sequence[Tensor], target: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Negative log-likelihoods for evaluation, without gradients.
+
+    Args:
+        hidden, weight, target: As for `linear_cross_entropy`.
+
+    Returns:
+        nll: float32 [P] in nats.
+        correct: bool [P], whether the target has the largest logit.
+
+    Raises:
+        ShapeError: if shapes do not fit.
+    """
+    with torch.no_grad():
+        joined = _join(weight)
+        _check(hidden, joined, target)
+        return chunked.nll_and_correct(hidden, joined, target, _low_precision(hidden))
+
+
+class _LinearCrossEntropy(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        target: Tensor,
+        loss_weight: Tensor,
+        z_loss: float,
+        low_precision: bool,
+    ) -> tuple[Tensor, Tensor]:
+        want = ctx.needs_input_grad[0] or ctx.needs_input_grad[1]
+        total, nll, grad_hidden, grad_weight = torch.ops.unimodal.linear_cross_entropy(
+            hidden, weight, target, loss_weight, z_loss, low_precision, want
+        )
+        ctx.save_for_backward(grad_hidden, grad_weight)
+        ctx.mark_non_differentiable(nll)
+        return total, nll
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        grad_hidden, grad_weight = ctx.saved_tensors
+        scale = grads[0]
+        return grad_hidden * scale, grad_weight * scale, None, None, None, None
+
+
+def _join(weight: Tensor | Sequence[Tensor]) -> Tensor:
+    if isinstance(weight, Tensor):
+        return weight
+    return weight[0] if len(weight) == 1 else torch.cat(list(weight))
+
+
+def _low_precision(hidden: Tensor) -> bool:
+    device = hidden.device.type
+    return hidden.dtype == torch.bfloat16 or (
+        torch.is_autocast_enabled(device)
+        and torch.get_autocast_dtype(device) == torch.bfloat16
+        and hidden.dtype != torch.float64
+    )
+
+
+def _check(hidden: Tensor, weight: Tensor, target: Tensor) -> None:
+    if hidden.ndim != 2 or weight.ndim != 2 or hidden.shape[1] != weight.shape[1]:
+        raise ShapeError(
+            "`hidden` must have shape (P, D) and `weight` (C, D), but they have "
+            f"{tuple(hidden.shape)} and {tuple(weight.shape)}."
+        )
+    if target.shape != hidden.shape[:1] or target.dtype != torch.int64:
+        raise ShapeError(
+            f"`target` must be int64 of shape ({hidden.shape[0]},), but is {target.dtype} of "
+            f"shape {tuple(target.shape)}."
+        )
+
+
+def _fake(
+    hidden: Tensor,
+    weight: Tensor,
+    target: Tensor,
+    loss_weight: Tensor,
+    z_loss: float,
+    low_precision: bool,
+    want_grads: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    wide = torch.float64 if hidden.dtype == torch.float64 else torch.float32
+    return (
+        hidden.new_empty((), dtype=wide),
+        hidden.new_empty((hidden.shape[0],), dtype=wide),
+        hidden.new_empty(hidden.shape if want_grads else (0,)),
+        weight.new_empty(weight.shape if want_grads else (0,)),
+    )
+
+
+_library.impl("linear_cross_entropy", chunked.loss_and_grads, "CompositeExplicitAutograd")
+torch.library.register_fake("unimodal::linear_cross_entropy", _fake, lib=_library)

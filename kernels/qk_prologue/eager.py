@@ -1,0 +1,80 @@
+"""The prologue for eager execution: few temporaries, each of a size that stays in the cache.
+
+The forward keeps only its input; the backward computes the norm again. Works on any device.
+Tested against `reference`.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+CHUNK_ELEMENTS = 1 << 17
+"""Elements worked on at once: half a mebibyte of float32."""
+
+
+class NormaliseAndRotate(torch.autograd.Function):
+    """`reference.normalise_and_rotate` with its gradient written out."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor | None, cos: Tensor, sin: Tensor, eps: float
+    ) -> Tensor:
+        ctx.save_for_backward(x, weight, cos, sin)
+        ctx.eps = eps
+        out = x.new_empty(x.shape)
+        for x_c, cos_c, sin_c, out_c in _chunks(x, cos, sin, out):
+            work = x_c.to(_work_dtype(x))
+            if weight is not None:
+                if work is x_c:
+                    work = work.clone()
+                work.mul_(_inverse_rms(work, eps)).mul_(weight)
+            _rotate(work, cos_c, sin_c, out_c)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, cos, sin = ctx.saved_tensors
+        grad_x = x.new_empty(x.shape)
+        grad_weight = None if weight is None else torch.zeros_like(weight)
+        for x_c, cos_c, sin_c, grad_c, out_c in _chunks(x, cos, sin, grads[0], grad_x):
+            if weight is None:
+                _rotate(grad_c, cos_c, -sin_c, out_c)
+                continue
+            grad = torch.empty(x_c.shape, dtype=_work_dtype(x), device=x.device)
+            _rotate(grad_c, cos_c, -sin_c, grad)
+            normed = x_c.to(grad.dtype)
+            inverse = _inverse_rms(normed, ctx.eps)
+            normed = normed * inverse
+            grad_weight += torch.einsum("tnh,tnh->h", grad, normed).to(weight.dtype)
+            grad.mul_(weight)
+            mean = torch.linalg.vecdot(grad, normed).unsqueeze(-1).div_(x.shape[-1])
+            out_c.copy_(grad.sub_(normed.mul_(mean)).mul_(inverse))
+        return grad_x, grad_weight, None, None, None
+
+
+def _chunks(x: Tensor, cos: Tensor, sin: Tensor, *others: Tensor) -> list[tuple[Tensor, ...]]:
+    """Pieces of tokens of [B, T, n, H] tensors and the tables, as views [t, n, H]."""
+    size = max(1, CHUNK_ELEMENTS // max(1, x.shape[-1] * x.shape[-2]))
+    flat = [tensor.flatten(0, 1).split(size) for tensor in (x, cos, sin, *others)]
+    return list(zip(*flat, strict=True))
+
+
+def _work_dtype(x: Tensor) -> torch.dtype:
+    return torch.float64 if x.dtype == torch.float64 else torch.float32
+
+
+def _inverse_rms(x: Tensor, eps: float) -> Tensor:
+    norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+    return norm.square_().div_(x.shape[-1]).add_(eps).rsqrt_()
+
+
+def _rotate(x: Tensor, cos: Tensor, sin: Tensor, out: Tensor) -> None:
+    """Write the rotation of `x` [t, n, H] by tables [t, H / 2] to `out`."""
+    cos, sin = cos[:, None], sin[:, None]
+    first, second = x.chunk(2, dim=-1)
+    out_first, out_second = out.chunk(2, dim=-1)
+    turned = first * cos
+    out_first.copy_(turned.addcmul_(second, sin, value=-1))
+    torch.mul(second, cos, out=turned)
+    out_second.copy_(turned.addcmul_(first, sin))

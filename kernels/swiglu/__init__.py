@@ -1,0 +1,3 @@
+"""The gated activation of the feed-forward layer."""
+
+from unimodal.kernels.swiglu.api import swiglu as swiglu

@@ -1,0 +1,270 @@
+"""The Transformer block: pre-norm attention and SwiGLU, in the shape of Qwen3.
+
+Used by the decoder and by trainable tokenizers alike. No biases; grouped-query attention; RMS norm
+of each query and key head. Projections are fused: one matrix for queries, keys and values, one for
+gate and up. Not here: embeddings, heads, who sees whom (`unimodal.patterns`).
+
+Parameters of a `Block`, and the transformers Qwen3 names that they hold, in row order:
+
+    attention_norm.weight      input_layernorm
+    attention.qkv.weight       self_attn.q_proj, k_proj, v_proj
+    attention.q_norm.weight    self_attn.q_norm
+    attention.k_norm.weight    self_attn.k_norm
+    attention.out.weight       self_attn.o_proj
+    mlp_norm.weight            post_attention_layernorm
+    mlp.gate_up.weight         mlp.gate_proj, up_proj
+    mlp.down.weight            mlp.down_proj
+
+Tested against transformers' Qwen3 layer, and cached against uncached.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from unimodal.errors import ConfigError
+from unimodal.kernels.attention import (
+    AttentionPlan,
+    attend_cached,
+    attention,
+    plan_attention,
+)
+from unimodal.kernels.qk_prologue import qk_prologue
+from unimodal.kernels.rms_norm import add_rms_norm, rms_norm
+from unimodal.kernels.swiglu import swiglu
+from unimodal.patterns import Pattern, visible
+from unimodal.types import Coordinates
+
+Rope = tuple[Tensor, Tensor]
+"""Cosines and sines [B, T, H / 2] from `unimodal.kernels.qk_prologue.rope_tables`."""
+
+
+@dataclass(kw_only=True)
+class BlockConfig:
+    """Sizes of a block."""
+
+    width: int = 320
+    """Width D of the residual stream."""
+    num_heads: int = 5
+    """Query heads N."""
+    num_kv_heads: int = 5
+    """Key and value heads K; divides `num_heads`."""
+    head_dim: int = 64
+    """Head size H, even; 64 or 128 are fast."""
+    mlp_width: int = 864
+    """Inner width of the feed-forward layer."""
+    norm_eps: float = 1e-6
+    """Added to mean squares in norms, above 0."""
+    rope_theta: float = 10_000.0
+    """Base of the rotary frequencies, above 0."""
+    dropout: float = 0.0
+    """Share of the updates of the residual stream that training drops, in [0, 1)."""
+    qk_norm: bool = True
+    """Whether query and key heads are normalised."""
+
+    def __post_init__(self) -> None:
+        for name in ("width", "num_heads", "num_kv_heads", "head_dim", "mlp_width"):
+            value = getattr(self, name)
+            if value < 1:
+                raise ConfigError(f"`{name}` must be at least 1, but is {value}.")
+        if self.num_heads % self.num_kv_heads:
+            raise ConfigError(
+                f"`num_heads` must be a multiple of `num_kv_heads` ({self.num_kv_heads}), "
+                f"but is {self.num_heads}."
+            )
+        if self.head_dim % 2:
+            raise ConfigError(f"`head_dim` must be even, but is {self.head_dim}.")
+        for name in ("norm_eps", "rope_theta"):
+            value = getattr(self, name)
+            if not value > 0:
+                raise ConfigError(f"`{name}` must be above 0, but is {value}.")
+        if not 0 <= self.dropout < 1:
+            raise ConfigError(f"`dropout` must be in [0, 1), but is {self.dropout}.")
+
+
+class LayerCache(Protocol):
+    """Keys and values of one layer, kept between steps of decoding."""
+
+    def update(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Append k, v [B, Tq, K, H] and return all keys and values [B, S, K, H].
+
+        Rotated keys in stream order. A cache that lies [B, K, S, H] in memory and is returned
+        transposed is read without a copy.
+        """
+        ...
+
+
+def attention_plan(coordinates: Coordinates, by_kind: Sequence[Pattern]) -> AttentionPlan:
+    """The plan of a batch for one layer's patterns; make it once for layers that share them.
+
+    Args:
+        coordinates: Of the batch, (B, T).
+        by_kind: The pattern of each kind (modality).
+    """
+    return plan_attention(coordinates, by_kind, visible)  # type: ignore[arg-type]
+
+
+class RMSNorm(nn.Module):
+    """x / sqrt(mean(x ** 2) + eps) * weight over the last axis, in float32.
+
+    Args:
+        width: Size D of the last axis.
+        eps: Added to the mean square.
+    """
+
+    def __init__(self, width: int, eps: float = 1e-6):
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(width))
+
+    def forward(self, x: Float[Tensor, "... D"]) -> Float[Tensor, "... D"]:
+        """The norm of x, in the autocast dtype under autocast."""
+        return rms_norm(x, self.weight, self.eps)
+
+    def after_adding(
+        self, x: Float[Tensor, "... D"], update: Float[Tensor, "... D"]
+    ) -> tuple[Float[Tensor, "... D"], Float[Tensor, "... D"]]:
+        """x + update, and its norm."""
+        return add_rms_norm(x, update, self.weight, self.eps)
+
+
+class SelfAttention(nn.Module):
+    """Grouped-query self-attention with normalised and rotated queries and keys.
+
+    Args:
+        config: Sizes.
+        depth: Layers of the stack, for the scale of the initial output matrix.
+    """
+
+    def __init__(self, config: BlockConfig, depth: int = 1):
+        super().__init__()
+        self.config = config
+        heads = config.num_heads + 2 * config.num_kv_heads
+        self.qkv = _linear(config.width, heads * config.head_dim)
+        self.out = _linear(config.num_heads * config.head_dim, config.width, 2 * depth)
+        self.q_norm = RMSNorm(config.head_dim, config.norm_eps) if config.qk_norm else None
+        self.k_norm = RMSNorm(config.head_dim, config.norm_eps) if config.qk_norm else None
+
+    def forward(
+        self, x: Float[Tensor, "B T D"], rope: Rope, plan: AttentionPlan
+    ) -> Float[Tensor, "B T D"]:
+        """Attention over packed documents.
+
+        Args:
+            x: Normalised input.
+            rope: Tables of the batch.
+            plan: Plan of the batch for this layer's patterns.
+        """
+        q, k, v = self._project(x, rope)
+        result: Tensor = self.out(attention(q, k, v, plan).flatten(2))
+        return result
+
+    def step(
+        self,
+        x: Float[Tensor, "B T D"],
+        rope: Rope,
+        cache: LayerCache,
+        visible: Bool[Tensor, "B T S"],
+    ) -> Float[Tensor, "B T D"]:
+        """Attention of new positions over the cache, which takes up their keys and values.
+
+        Args:
+            x: Normalised input of the new positions.
+            rope: Tables of the new positions.
+            cache: Of this layer.
+            visible: Which cached positions, the new ones included, each new one sees.
+        """
+        q, k, v = self._project(x, rope)
+        keys, values = cache.update(k, v)
+        result: Tensor = self.out(attend_cached(q, keys, values, visible).flatten(2))
+        return result
+
+    def _project(self, x: Tensor, rope: Rope) -> tuple[Tensor, Tensor, Tensor]:
+        config = self.config
+        groups = config.num_kv_heads
+        qkv = self.qkv(x).unflatten(-1, (-1, config.head_dim))
+        q, k, v = qkv.split((config.num_heads, groups, groups), dim=2)
+        q_weight = None if self.q_norm is None else self.q_norm.weight
+        k_weight = None if self.k_norm is None else self.k_norm.weight
+        q, k = qk_prologue(q, k, q_weight, k_weight, *rope, config.norm_eps)
+        return q, k, v
+
+
+class SwiGLU(nn.Module):
+    """down(silu(gate(x)) * up(x)).
+
+    Args:
+        width: Input and output width D.
+        inner: Width between.
+        depth: Layers of the stack, for the scale of the initial output matrix.
+    """
+
+    def __init__(self, width: int, inner: int, depth: int = 1):
+        super().__init__()
+        self.gate_up = _linear(width, 2 * inner)
+        self.down = _linear(inner, width, 2 * depth)
+
+    def forward(self, x: Float[Tensor, "... D"]) -> Float[Tensor, "... D"]:
+        """The feed-forward layer."""
+        result: Tensor = self.down(swiglu(self.gate_up(x)))
+        return result
+
+
+class Block(nn.Module):
+    """x + attention(norm(x)), then x + mlp(norm(x)).
+
+    Args:
+        config: Sizes.
+        depth: Layers of the stack; outputs are initialised smaller by sqrt(2 x depth).
+    """
+
+    def __init__(self, config: BlockConfig, depth: int = 1):
+        super().__init__()
+        self.dropout = config.dropout
+        self.attention_norm = RMSNorm(config.width, config.norm_eps)
+        self.attention = SelfAttention(config, depth)
+        self.mlp_norm = RMSNorm(config.width, config.norm_eps)
+        self.mlp = SwiGLU(config.width, config.mlp_width, depth)
+
+    def forward(
+        self, x: Float[Tensor, "B T D"], rope: Rope, plan: AttentionPlan
+    ) -> Float[Tensor, "B T D"]:
+        """One layer over packed documents.
+
+        Args:
+            x: Residual stream, float32.
+            rope: Tables of the batch.
+            plan: Plan of the batch for this layer's patterns.
+        """
+        return self._rest(x, self.attention(self.attention_norm(x), rope, plan))
+
+    def step(
+        self,
+        x: Float[Tensor, "B T D"],
+        rope: Rope,
+        cache: LayerCache,
+        visible: Bool[Tensor, "B T S"],
+    ) -> Float[Tensor, "B T D"]:
+        """One layer over new positions and a cache; see `SelfAttention.step`."""
+        return self._rest(x, self.attention.step(self.attention_norm(x), rope, cache, visible))
+
+    def _rest(self, x: Tensor, update: Tensor) -> Tensor:
+        x, normed = self.mlp_norm.after_adding(x, self._drop(update))
+        return x + self._drop(self.mlp(normed))
+
+    def _drop(self, update: Tensor) -> Tensor:
+        if self.dropout and self.training:
+            return F.dropout(update, self.dropout)
+        return update
+
+
+def _linear(inputs: int, outputs: int, shrink: int = 1) -> nn.Linear:
+    """A matrix whose outputs have variance 1 / shrink for inputs of variance 1."""
+    layer = nn.Linear(inputs, outputs, bias=False)
+    nn.init.normal_(layer.weight, std=(inputs * shrink) ** -0.5)
+    return layer
