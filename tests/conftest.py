@@ -1,10 +1,13 @@
 """What every test runs under: one thread, fixed seeds, its own caches, no network, checked shapes.
 
-The jaxtyping hook checks shapes and types of public functions at run time, in tests only. It costs
-import time and its wrappers do not pass through `torch.compile`, so the layers that are compiled
-are left out, and so are kernels and what they import. `UNIMODAL_TYPECHECK=0` switches it off.
+The jaxtyping hook checks shapes and types of functions at run time, in tests only. A function that
+refuses its arguments with an error of its own is left to raise that one. The hook's wrappers do not
+pass through `torch.compile`, so the layers that are compiled are left out, and so are kernels and
+what they import. `UNIMODAL_TYPECHECK=0` switches it off.
 """
 
+import dataclasses
+import functools
 import os
 import random
 import socket
@@ -19,26 +22,66 @@ os.environ["MPLBACKEND"] = "Agg"
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
+import jaxtyping
 import numpy as np
 import pytest
 import torch
+from beartype import BeartypeConf, beartype
+from beartype.roar import BeartypeDecorHintPep3119Exception
+from jaxtyping import TypeCheckError
 
 ROOT = Path(__file__).resolve().parents[1]
 NOT_CHECKED = {"kernels", "errors", "types", "registry", "patterns", "blocks", "model", "conf"}
 SEED = 20260101
 
 
+def _own_errors_first(jaxtyped: Any) -> Any:
+    """`jaxtyped`, but a function that itself refuses the arguments raises its own error."""
+
+    def decorate(function: Any, typechecker: Any) -> Any:
+        checked = jaxtyped(function, typechecker=typechecker)
+        if not isinstance(function, types.FunctionType):
+            return checked
+
+        @functools.wraps(function)
+        def run(*args: Any, **kwargs: Any) -> Any:
+            try:
+                return checked(*args, **kwargs)
+            except TypeCheckError:
+                function(*args, **kwargs)
+                raise
+
+        return run
+
+    def replacement(thing: Any = None, *, typechecker: Any = None) -> Any:
+        if thing is None:
+            return functools.partial(replacement, typechecker=typechecker)
+        if isinstance(thing, type) and dataclasses.is_dataclass(thing) and typechecker:
+            thing.__init__ = decorate(thing.__init__, typechecker)  # type: ignore[misc]
+            return thing
+        return decorate(thing, typechecker)
+
+    return replacement
+
+
 def _install_shape_checks() -> None:
-    from beartype import BeartypeConf, beartype
-    from jaxtyping import install_import_hook
+    # An int where a float is asked for is right, as type checkers have it.
+    strict = beartype(conf=BeartypeConf(is_pep484_tower=True))
+
+    def check(decorated: Any) -> Any:
+        try:
+            return strict(decorated)
+        except BeartypeDecorHintPep3119Exception:
+            # Protocols that are not `@runtime_checkable`, which only the static checker can read.
+            return decorated
 
     checker = types.ModuleType("unimodal_typechecker")
-    # An int where a float is asked for is right, as type checkers have it.
-    checker.check = beartype(conf=BeartypeConf(is_pep484_tower=True))  # type: ignore[attr-defined]
+    checker.check = check  # type: ignore[attr-defined]
     sys.modules["unimodal_typechecker"] = checker
+    jaxtyping.jaxtyped = _own_errors_first(jaxtyping.jaxtyped)
     names = {path.stem for path in (ROOT / "unimodal").iterdir() if path.stem.isidentifier()}
     checked = sorted(f"unimodal.{name}" for name in names - NOT_CHECKED if name != "__init__")
-    install_import_hook(checked, "unimodal_typechecker.check")
+    jaxtyping.install_import_hook(checked, "unimodal_typechecker.check")
 
 
 if os.environ.get("UNIMODAL_TYPECHECK", "1") != "0":
