@@ -6,20 +6,26 @@ generation and the command line all read the same template.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
+from unimodal.data.sources import Source, open_source
 from unimodal.errors import ConfigError
 from unimodal.media import FileRef
+from unimodal.modality import Modality, config_from_dict
 from unimodal.registry import Registry
 from unimodal.stream import Document
 from unimodal.vocabulary import Vocabulary
 
 Record = Mapping[str, Any]
 """`id`, and a value or a `FileRef` a field."""
+
+Mode = Literal["generate", "choose", "likelihood"]
+"""How a task is scored: its answers are generated, chosen among `Task.choices` by likelihood, or
+there is no answer and the bits of the value itself count."""
 
 
 @dataclass(kw_only=True)
@@ -45,25 +51,47 @@ class TaskConfig:
     """One task of a mixture, as YAML holds it."""
 
     template: str = "model"
-    """Registered template: `model`, `translate`, `classify`, or one of an outside package."""
+    """Registered template: `model`, `translate`, `classify`, `continue`, or one of an outside
+    package."""
 
     data: DataConfig = field(default_factory=DataConfig)
     """Records."""
 
     source: str | None = None
-    """Field and modality that is given (`translate`, `classify`)."""
+    """Modality that is given (`translate`, `classify`)."""
 
     target: str = "text"
-    """Field and modality that is learned and asked for."""
+    """Modality that is learned and asked for."""
 
     weight: float = 1.0
     """Share of documents drawn from this task, relative to the others; above 0."""
 
     loss_weight: float = 1.0
-    """Weight of its target positions in the loss."""
+    """Weight of its target positions in the loss; at least 0."""
 
     options: dict[str, Any] = field(default_factory=dict)
     """Options of the template."""
+
+    def __post_init__(self) -> None:
+        if not self.weight > 0:
+            raise ConfigError(f"`weight` must be above 0, but is {self.weight}.")
+        if not self.loss_weight >= 0:
+            raise ConfigError(f"`loss_weight` must be at least 0, but is {self.loss_weight}.")
+
+
+@dataclass(kw_only=True)
+class TaskOptions:
+    """Options that every template has."""
+
+    target_field: str | None = None
+    """Field of the record that holds the target; by default the name of its modality, without
+    `@2`."""
+
+    metrics: tuple[str, ...] = ()
+    """Metrics of `unimodal.evaluation.metrics`, the headline first; by default the template's."""
+
+    baselines: tuple[str, ...] = ()
+    """Baselines of `unimodal.evaluation.baselines`; by default those that fit the values."""
 
 
 @dataclass(frozen=True)
@@ -88,15 +116,23 @@ class Task(ABC):
         name: Its name in the mixture.
         config: Its settings.
         vocabulary: Modalities read files and say what they are.
+
+    Raises:
+        ConfigError: on an option that the template lacks.
+        VocabularyError: if the target is unknown to the vocabulary or cannot be generated.
     """
 
-    metrics: ClassVar[Sequence[str]] = ()
-    """Names of `unimodal.evaluation.metrics` that score its answers, the headline first."""
+    mode: ClassVar[Mode] = "generate"
+    options_type: ClassVar[type[TaskOptions]] = TaskOptions
 
     def __init__(self, name: str, config: TaskConfig, vocabulary: Vocabulary):
         self.name = name
         self.config = config
         self.vocabulary = vocabulary
+        self.options: Any = config_from_dict(
+            self.options_type, config.options, f"options of task `{name}`"
+        )
+        vocabulary.grammar(config.target)
 
     @abstractmethod
     def document(self, record: Record, rng: np.random.Generator) -> Document:
@@ -110,25 +146,95 @@ class Task(ABC):
         """The null condition of a document, for training dropout and guidance."""
         raise ConfigError(f"Task `{self.name}` has no null condition.")
 
-    def truth(self, record: Record) -> Any:
-        """The value that an answer is compared with."""
-        return self.value(record, self.config.target)
+    def scored_documents(self, record: Record) -> list[Document]:
+        """Documents whose likelihood scores a record: no crops drawn, no null condition."""
+        return [self.document(record, np.random.default_rng(0))]
 
-    def value(self, record: Record, name: str) -> Any:
-        """A field's value; a file is read by the modality of that name."""
+    def observe(self, records: Iterable[Record]) -> None:
+        """Look at training records once, before scoring; `classify` collects its labels here."""
+        return
+
+    def choices(self) -> Sequence[Any]:
+        """Answers to choose among, for the mode `choose`."""
+        raise ConfigError(f"Task `{self.name}` has no fixed answers to choose among.")
+
+    @property
+    def metrics(self) -> Sequence[str]:
+        """Names of `unimodal.evaluation.metrics` that score its answers, the headline first."""
+        if self.options.metrics:
+            return tuple(self.options.metrics)
+        return self.default_metrics()
+
+    def default_metrics(self) -> Sequence[str]:
+        """Metrics that fit the target, unless the options name others."""
+        if self.target.value_type is str:
+            return ("exact_match", "character_error_rate")
+        return ("distance",)
+
+    @property
+    def baselines(self) -> Sequence[str]:
+        """Names of `unimodal.evaluation.baselines` to score beside the model."""
+        return tuple(self.options.baselines) or self.default_baselines()
+
+    def default_baselines(self) -> Sequence[str]:
+        """Baselines that fit the values, unless the options name others."""
+        return ("majority", "nearest")
+
+    @property
+    def target(self) -> Modality[Any, Any]:
+        """The modality that is asked for."""
+        return self.vocabulary.modality(self.config.target)
+
+    @property
+    def target_field(self) -> str:
+        """The field of a record that holds the right answer."""
+        return self.options.target_field or field_of(self.config.target)
+
+    def truth(self, record: Record) -> Any:
+        """The value that an answer is compared with; a tuple where several are right."""
+        return self.value(record, self.target_field, self.config.target)
+
+    def value(self, record: Record, name: str, modality: str) -> Any:
+        """A field's value; a file is read by the modality.
+
+        Raises:
+            ConfigError: if the record lacks the field.
+        """
         if name not in record:
             raise ConfigError(
                 f"Task `{self.name}` needs the field `{name}`, but the record has "
                 f"{sorted(k for k in record if k != 'id')}.",
                 subject=str(record.get("id", "")) or None,
+                remedy=f"Set the option `target_field` (or `source_field`) of task `{self.name}`.",
             )
         found = record[name]
         if isinstance(found, FileRef):
-            return self.vocabulary.modality(name).read(found.path)
+            return self.vocabulary.modality(modality).read(found.path)
+        if isinstance(found, list) and self.vocabulary.modality(modality).value_type is str:
+            return tuple(found)
         return found
 
+    def one_value(
+        self, record: Record, name: str, modality: str, rng: np.random.Generator | None = None
+    ) -> Any:
+        """`value`, where a tuple of equally right strings gives one: drawn by `rng`, or its first.
 
-tasks: Registry[type[Task]] = Registry("task", package="unimodal.tasks")
+        Raises:
+            ConfigError: if the tuple is empty.
+        """
+        found = self.value(record, name, modality)
+        if not isinstance(found, tuple) or self.vocabulary.modality(modality).value_type is not str:
+            return found
+        if not found:
+            raise ConfigError(f"The field `{name}` is empty.", subject=str(record.get("id", "")))
+        return found[0 if rng is None else int(rng.integers(len(found)))]
+
+    def open(self, split: str) -> Source:
+        """The task's records of one split."""
+        return open_data(self.config.data, split, f"task `{self.name}`")
+
+
+tasks: Registry[type[Task]] = Registry("task", package="unimodal.tasks", group="unimodal.tasks")
 
 
 def build_task(name: str, config: TaskConfig, vocabulary: Vocabulary) -> Task:
@@ -138,3 +244,25 @@ def build_task(name: str, config: TaskConfig, vocabulary: Vocabulary) -> Task:
         ConfigError: if its template is unknown.
     """
     return tasks.get(config.template)(name, config, vocabulary)
+
+
+def open_data(config: DataConfig, split: str, subject: str = "data") -> Source:
+    """Open the records that a config names.
+
+    Raises:
+        ConfigError: if it names none, or one that is unknown.
+        DataError: if the data are not there or break a rule.
+    """
+    chosen = config.path or config.name
+    if not chosen:
+        raise ConfigError(
+            "No data set is named.", subject=subject, remedy="Set `data.name` or `data.path`."
+        )
+    if config.path and not config.path.startswith((".", "/", "~")):
+        chosen = f"./{config.path}"
+    return open_source(chosen, split=split, **config.options)
+
+
+def field_of(modality: str) -> str:
+    """Field of a record that holds values of a modality by default: `image@2` reads `image`."""
+    return modality.partition("@")[0]
