@@ -34,7 +34,8 @@ class DecoderConfig(BlockConfig):
     """Weight of log(Z)^2, at least 0. Chameleon and Unified-IO 2 use 1e-4 to 1e-5."""
 
     init_std: float = 0.02
-    """Standard deviation of initial weights, above 0; outputs of a block get it over sqrt(2 L)."""
+    """Standard deviation of initial embeddings, above 0. Other matrices are scaled by their inputs,
+    and the outputs of a block by 1 / sqrt(2 num_layers)."""
 
     seed: int = 0
     """Seed of the initial weights; each parameter draws from its own name, so growth of the

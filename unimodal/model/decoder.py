@@ -9,7 +9,6 @@ Equal to transformers' Qwen3 for causal one-dimensional documents (see `huggingf
 """
 
 import hashlib
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import cast
@@ -95,16 +94,19 @@ class Decoder(nn.Module):
     @torch.no_grad()
     def reset_parameters(self) -> None:
         """Draw initial weights; each parameter from a generator seeded by its own name."""
-        std = self.config.init_std
-        residual = std / math.sqrt(2 * self.config.num_layers)
+        shrink = (2 * self.config.num_layers) ** -0.5
         for name, parameter in self.named_parameters():
-            if parameter.is_meta:
+            if parameter.is_meta or (parameter.ndim < 2 and not name.endswith("bias")):
                 continue
-            if name.startswith("embedders.") or parameter.ndim < 2:
-                _draw_small(name, parameter, self.config.seed)
+            draw = _generator(name, self.config.seed)
+            if parameter.ndim < 2:
+                parameter.zero_()
+            elif name.startswith(("embeddings.", "outputs.")):
+                parameter.normal_(0.0, self.config.init_std, generator=draw)
             else:
-                scale = residual if name.endswith(("out.weight", "down.weight")) else std
-                parameter.normal_(0.0, scale, generator=_generator(name, self.config.seed))
+                std = parameter[0].numel() ** -0.5
+                std *= shrink if name.endswith(("out.weight", "down.weight")) else 1.0
+                parameter.normal_(0.0, std, generator=draw)
 
     # Input
 
@@ -264,12 +266,3 @@ def key_of(name: str) -> str:
 def _generator(name: str, seed: int) -> torch.Generator:
     digest = hashlib.sha256(f"{seed}:{name}".encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:7], "little"))
-
-
-def _draw_small(name: str, parameter: Tensor, seed: int) -> None:
-    """Embedders: fan-in scaled normal for weights, zero for biases; norms keep their ones."""
-    if parameter.ndim >= 2:
-        fan_in = parameter[0].numel()
-        parameter.normal_(0.0, fan_in**-0.5, generator=_generator(name, seed))
-    elif name.endswith("bias"):
-        parameter.zero_()
