@@ -14,7 +14,7 @@ from typing import Any
 __version__ = "0.1.0.dev0"
 
 _PUBLIC: dict[str, tuple[str, str | None]] = {
-    "Decoder": ("unimodal.model", "Decoder"),
+    "Decoder": ("unimodal.model.decoder", "Decoder"),
     "Document": ("unimodal.stream", "Document"),
     "Fixed": ("unimodal.grammar", "Fixed"),
     "Grid": ("unimodal.grammar", "Grid"),
@@ -64,7 +64,7 @@ def __getattr__(name: str) -> Any:
 def _segment_factory(name: str) -> Any:
     """`ImageCodes` makes segments of the modality `image_codes`."""
     from unimodal.errors import ConfigError
-    from unimodal.modality import segment_factory
+    from unimodal.stream import segment_factory
 
     registered = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()
     try:
