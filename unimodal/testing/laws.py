@@ -1,0 +1,523 @@
+"""The laws of a modality's contract, one function each.
+
+A law is a generator: it yields one message for each breach, naming what was expected and what was
+found. `unimodal.testing.conformance` runs them.
+"""
+
+import dataclasses
+import html.parser
+import json
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from multiprocessing.reduction import ForkingPickler
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+import torch
+
+from unimodal.errors import MediaError, VocabularyError
+from unimodal.grammar import Fixed, Grid, Open, bounds, cycle_of
+from unimodal.modality import (
+    DECODER_PREFIX,
+    Attend,
+    Modality,
+    config_from_dict,
+    config_to_dict,
+    fit,
+    freeze,
+)
+from unimodal.testing.walks import random_tokens
+from unimodal.types import Tokens, raster_grid
+
+
+@dataclass
+class Subject:
+    """What the laws read: a modality, values, and a folder to write to."""
+
+    modality: Modality[Any, Any]
+    examples: list[Any]
+    seed: int = 0
+    folder: Path = field(default_factory=Path)
+    encoded: list[Tokens] = field(default_factory=list)
+
+    def tokens(self) -> list[Tokens]:
+        """The examples encoded, once."""
+        if not self.encoded:
+            self.encoded = [self.modality.encode(value) for value in self.examples]
+        return self.encoded
+
+    def rebuilt(self) -> Modality[Any, Any]:
+        """Another instance of the same config and state."""
+        other = type(self.modality)(self.modality.config)
+        other.load_state(self.modality.state())
+        return other
+
+
+Law = Callable[[Subject], Iterator[str]]
+LAWS: dict[str, Law] = {}
+
+
+def law(check: Law) -> Law:
+    """Add a law under its function's name."""
+    LAWS[check.__name__] = check
+    return check
+
+
+def same_tokens(a: Tokens, b: Tokens) -> bool:
+    """Whether two encodings agree bit for bit."""
+    if len(a) != len(b) or not torch.equal(a.spans(), b.spans()):
+        return False
+    for name in ("grid", "ids", "features", "seconds"):
+        x, y = getattr(a, name), getattr(b, name)
+        if (x is None) != (y is None) or (x is not None and not torch.equal(x, y)):
+            return False
+    return True
+
+
+@law
+def declaration(s: Subject) -> Iterator[str]:
+    """Required members are there and fit together."""
+    m = s.modality
+    if not isinstance(getattr(m, "value_type", None), type):
+        yield "`value_type` must be a type."
+    if not isinstance(getattr(m, "raw_unit", None), str) or not m.raw_unit:
+        yield "`raw_unit` must be a word such as 'byte' or 'second'."
+    if not m.is_discrete and not m.is_continuous:
+        yield "declares neither `spans` nor `feature_shape`."
+    for name, size in m.spans.items():
+        if not isinstance(size, int) or size < 1:
+            yield f"span `{name}` must have an int size of at least 1, but has {size!r}."
+    if m.is_discrete and not isinstance(m.layout, Fixed | Grid | Open):
+        yield f"a discrete modality needs a `layout`, but has {m.layout!r}."
+    if m.is_discrete and isinstance(m.layout, Fixed | Grid | Open):
+        cycle_of(m.layout, list(m.spans))
+    if m.attend not in get_args(Attend):
+        yield f"`attend` must be one of {get_args(Attend)}, but is {m.attend!r}."
+    if not m.round_trip_error >= 0:
+        yield f"`round_trip_error` must be at least 0, but is {m.round_trip_error}."
+    if not dataclasses.is_dataclass(m.config):
+        yield f"`config` must be a dataclass, but is a {type(m.config).__name__}."
+
+
+@law
+def examples(s: Subject) -> Iterator[str]:
+    """`example` draws values of the declared type, the same for the same generator."""
+    m = s.modality
+    for number, value in enumerate(s.examples):
+        if not isinstance(value, m.value_type):
+            yield f"must be a {m.value_type.__name__}, but is a {type(value).__name__}."
+            return
+        again = m.example(np.random.default_rng((s.seed, number)))
+        if not _same(m, value, again):
+            yield "the same generator must draw the same value."
+
+
+@law
+def determinism(s: Subject) -> Iterator[str]:
+    """`encode` gives the same tokens twice, whatever the global generators are at."""
+    for value, tokens in zip(s.examples, s.tokens(), strict=True):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(1 + s.seed)
+            if not same_tokens(tokens, s.modality.encode(value)):
+                yield "encoding the same value twice gave different tokens."
+
+
+@law
+def ids(s: Subject) -> Iterator[str]:
+    """Ids are int64 and lie inside the span that they name."""
+    m = s.modality
+    sizes = list(m.spans.values())
+    for tokens in s.tokens():
+        if tokens.ids is None:
+            if m.is_discrete:
+                yield "the modality declares spans, but `encode` gives no ids."
+            continue
+        if not m.is_discrete:
+            yield "`encode` gives ids, but no span is declared."
+            return
+        if tokens.ids.dtype != torch.int64:
+            yield f"must be int64, but are {tokens.ids.dtype}."
+        span = tokens.spans()
+        if len(span) and not 0 <= int(span.min()) <= int(span.max()) < len(sizes):
+            yield f"`span` must lie in 0 to {len(sizes) - 1}, but reaches {span.unique().tolist()}."
+            continue
+        limit = torch.tensor(sizes)[span]
+        outside = (tokens.ids < 0) | (tokens.ids >= limit)
+        if bool(outside.any()):
+            place = int(outside.nonzero()[0])
+            yield (
+                f"id {int(tokens.ids[place])} lies outside its span "
+                f"`{list(m.spans)[int(span[place])]}` of size {int(limit[place])}."
+            )
+
+
+@law
+def features(s: Subject) -> Iterator[str]:
+    """Features are finite float32 rows of the declared shape."""
+    m = s.modality
+    for tokens in s.tokens():
+        if tokens.features is None:
+            if m.is_continuous:
+                yield "the modality declares `feature_shape`, but `encode` gives no features."
+            continue
+        if tokens.features.dtype != torch.float32:
+            yield f"must be float32, but are {tokens.features.dtype}."
+        if tuple(tokens.features.shape[1:]) != tuple(m.feature_shape):
+            yield (
+                f"rows must have shape {tuple(m.feature_shape)}, "
+                f"but have {tuple(tokens.features.shape[1:])}."
+            )
+        if not bool(tokens.features.isfinite().all()):
+            yield "hold NaN or infinity."
+
+
+@law
+def grid(s: Subject) -> Iterator[str]:
+    """Cells are integers from 0, in the order and number that the layout states."""
+    for tokens in s.tokens():
+        if tokens.grid.dtype not in (torch.int32, torch.int64):
+            yield f"must be int32 or int64, but is {tokens.grid.dtype}."
+        elif len(tokens) and int(tokens.grid.min()) < 0:
+            yield f"cells must be at least 0, but reach {int(tokens.grid.min())}."
+        else:
+            yield from _grid_of(s.modality, tokens)
+
+
+@law
+def cycle(s: Subject) -> Iterator[str]:
+    """The spans of the codes follow the layout's cycle."""
+    m = s.modality
+    if not isinstance(m.layout, Fixed | Grid | Open) or not m.is_discrete:
+        return
+    slots = cycle_of(m.layout, list(m.spans))
+    names = list(m.spans)
+    for tokens in s.tokens():
+        if tokens.ids is None:
+            continue
+        for place, number in enumerate(tokens.spans().tolist()):
+            slot = slots[place % len(slots)]
+            if not 0 <= number < len(names) or names[number] not in slot:
+                yield (
+                    f"code {place} must come from {' or '.join(slot)}, but is of span {number} "
+                    f"({names[number] if 0 <= number < len(names) else 'undeclared'})."
+                )
+                break
+
+
+@law
+def seconds(s: Subject) -> Iterator[str]:
+    """Seconds are float32, never fall with t, and agree with `seconds_per_cell`."""
+    step = s.modality.seconds_per_cell
+    for tokens in s.tokens():
+        given = tokens.seconds
+        if given is None:
+            if step is not None:
+                yield "`seconds_per_cell` is declared, but `encode` gives no seconds."
+            continue
+        if given.dtype != torch.float32:
+            yield f"must be float32, but are {given.dtype}."
+        if not bool(given.isfinite().all()) or (len(given) and float(given.min()) < 0):
+            yield "must be finite and at least 0."
+        if bool((given.diff() < 0).any()):
+            yield "must not fall from one position to the next."
+        if step is not None:
+            expected = tokens.grid[:, 0].double() * step
+            if bool(((given.double() - expected).abs() > 1e-4 * (1 + expected)).any()):
+                yield f"must be t x seconds_per_cell ({step}), but differ."
+
+
+@law
+def total_decode(s: Subject) -> Iterator[str]:
+    """`decode` has a value for whatever the grammar accepts."""
+    m = s.modality
+    if not m.is_discrete:
+        return
+    for number in range(2 * len(s.examples)):
+        rng = np.random.default_rng((s.seed, 7, number))
+        tokens = random_tokens(m, rng, extra=int(rng.integers(0, 65)))
+        try:
+            value = m.decode(tokens)
+        except Exception as error:
+            yield (
+                f"`decode` refused a legal sequence of {len(tokens)} ids "
+                f"({type(error).__name__}: {error})."
+            )
+            return
+        if not isinstance(value, m.value_type):
+            yield f"`decode` gave a {type(value).__name__} instead of a {m.value_type.__name__}."
+
+
+@law
+def round_trip(s: Subject) -> Iterator[str]:
+    """decode(encode(v)) is within `round_trip_error` of v."""
+    m = s.modality
+    if not m.is_discrete:
+        return
+    for value, tokens in zip(s.examples, s.tokens(), strict=True):
+        seen = Tokens(tokens.grid, tokens.ids, tokens.span, seconds=tokens.seconds)
+        distance = m.distance(value, m.decode(seen))
+        if not distance <= m.round_trip_error:
+            yield (
+                f"`distance` after a round trip may be {m.round_trip_error:g}, "
+                f"but reaches {distance:g}."
+            )
+            return
+
+
+@law
+def length(s: Subject) -> Iterator[str]:
+    """`length` tells the encoded length without encoding."""
+    for value, tokens in zip(s.examples, s.tokens(), strict=True):
+        told = s.modality.length(value)
+        if told != len(tokens):
+            yield f"`length` says {told}, but `encode` gives {len(tokens)} positions."
+
+
+@law
+def batches(s: Subject) -> Iterator[str]:
+    """`encode_batch` equals `encode` of each value."""
+    together = s.modality.encode_batch(s.examples)
+    if len(together) != len(s.examples):
+        yield f"`encode_batch` of {len(s.examples)} values gave {len(together)}."
+        return
+    for one, other in zip(s.tokens(), together, strict=True):
+        if not same_tokens(one, other):
+            yield "`encode_batch` differs from `encode`."
+
+
+@law
+def raw_units(s: Subject) -> Iterator[str]:
+    """`raw_units` is finite, and above 0 for a value that has positions."""
+    for value, tokens in zip(s.examples, s.tokens(), strict=True):
+        units = s.modality.raw_units(value)
+        if not math.isfinite(units) or units < 0 or (len(tokens) and units == 0):
+            yield f"a value of {len(tokens)} positions counts {units} {s.modality.raw_unit}s."
+
+
+@law
+def augmentation(s: Subject) -> Iterator[str]:
+    """`augment` keeps what the layout and the spans promise."""
+    m = s.modality
+    rng = np.random.default_rng((s.seed, 11))
+    other = Subject(m, s.examples, s.seed, encoded=[m.augment(t, rng) for t in s.tokens()])
+    for check in (ids, features, grid, cycle):
+        for message in check(other):
+            yield f"after `augment`, {check.__name__} {message}"
+
+
+@law
+def embedding(s: Subject) -> Iterator[str]:
+    """The embedder keeps the length, passes gradients, and does not mix segments."""
+    m = s.modality
+    if not m.is_continuous:
+        return
+    rows = max((t.features for t in s.tokens() if t.features is not None), key=len)
+    embedder = m.embedder(16).eval()
+    segments = torch.stack([rows, rows.flip(0)]).requires_grad_()
+    embedded = embedder(segments)
+    expected = (2, len(rows), 16)
+    if tuple(embedded.shape) != expected:
+        yield f"the embedder must give {expected}, but gives {tuple(embedded.shape)}."
+        return
+    embedded.square().sum().backward()
+    for name, parameter in embedder.named_parameters():
+        if parameter.requires_grad and parameter.grad is None:
+            yield f"no gradient reaches the embedder's `{name}`."
+    with torch.no_grad():
+        changed = segments.detach().clone()
+        changed[1] += 1.0
+        if not torch.equal(embedder(changed)[0], embedder(segments.detach())[0]):
+            yield "a change in one segment changes the embedding of another."
+
+
+@law
+def state(s: Subject) -> Iterator[str]:
+    """`load_state(state())` restores the modality."""
+    m = s.modality
+    files = m.state()
+    for name, data in files.items():
+        if not isinstance(name, str) or not isinstance(data, bytes):
+            yield f"`state` must map names to bytes, but `{name}` is a {type(data).__name__}."
+            return
+    other = s.rebuilt()
+    if other.fingerprint() != m.fingerprint() or other.decoder_hash() != m.decoder_hash():
+        yield "an instance that was restored from `state` has another fingerprint."
+    if not all(map(same_tokens, s.tokens(), [other.encode(v) for v in s.examples])):
+        yield "an instance that was restored from `state` encodes differently."
+
+
+@law
+def fingerprint(s: Subject) -> Iterator[str]:
+    """Equal instances share a fingerprint; another config or encoder has another one."""
+    m = s.modality
+    before = m.fingerprint()
+    s.tokens()
+    if m.fingerprint() != before or s.rebuilt().fingerprint() != before:
+        yield "equal instances must have equal fingerprints."
+    for item in dataclasses.fields(m.config):
+        changed = _changed(m.config, item.name)
+        if (
+            changed is not None
+            and type(m)(changed).fingerprint() == type(m)(m.config).fingerprint()
+        ):
+            yield f"a change of `config.{item.name}` does not change the fingerprint."
+    if m.network is None:
+        return
+    for key in m.network.state_dict():
+        other = s.rebuilt()
+        assert other.network is not None
+        with torch.no_grad():
+            other.network.state_dict()[key].add_(1)
+        if (other.fingerprint() != before) == key.startswith(DECODER_PREFIX):
+            yield f"the fingerprint must cover the encoder and not the decoder: see `{key}`."
+
+
+@law
+def workers(s: Subject) -> Iterator[str]:
+    """An instance travels to worker processes and encodes the same there."""
+    try:
+        other = ForkingPickler.loads(bytes(ForkingPickler.dumps(s.modality)))
+    except Exception as error:
+        yield f"an instance does not travel to workers ({type(error).__name__}: {error})."
+        return
+    if not all(map(same_tokens, s.tokens(), [other.encode(v) for v in s.examples])):
+        yield "a copy in a worker encodes differently."
+
+
+@law
+def files(s: Subject) -> Iterator[str]:
+    """What `write` writes, `read` reads, where both are offered."""
+    m = s.modality
+    if type(m).read is Modality.read or (
+        type(m).write is Modality.write and m.value_type is not str
+    ):
+        return
+    value = next((v for v, t in zip(s.examples, s.tokens(), strict=True) if len(t)), None)
+    if value is None:
+        return
+    for suffix in _SUFFIXES:
+        path = s.folder / f"value{suffix}"
+        try:
+            m.write(value, path)
+        except MediaError:
+            continue
+        again = m.read(path)
+        if not isinstance(again, m.value_type):
+            yield f"`read` gave a {type(again).__name__} instead of a {m.value_type.__name__}."
+        elif m.length(again) != m.length(value):
+            yield f"a written {suffix} file reads with {m.length(again)} positions, not the same."
+        return
+    yield f"`write` refuses every extension tried ({', '.join(_SUFFIXES)})."
+
+
+@law
+def showing(s: Subject) -> Iterator[str]:
+    """`show` gives HTML that needs nothing from outside and runs no script."""
+    for value in s.examples:
+        fragment = s.modality.show(value)
+        if not isinstance(fragment, str):
+            yield f"`show` must give a str, but gives a {type(fragment).__name__}."
+            return
+        reader = _References()
+        reader.feed(fragment)
+        yield from reader.found
+
+
+@law
+def config(s: Subject) -> Iterator[str]:
+    """The config survives JSON."""
+    c = s.modality.config
+    again = config_from_dict(type(c), json.loads(json.dumps(config_to_dict(c))), "config")
+    if again != c:
+        yield f"{c} comes back from JSON as {again}."
+
+
+@law
+def frozen(s: Subject) -> Iterator[str]:
+    """A frozen modality refuses `fit`."""
+    other = s.rebuilt()
+    freeze(other)
+    try:
+        fit(other, s.examples)
+    except VocabularyError:
+        return
+    yield "`fit` of a frozen modality must raise VocabularyError."
+
+
+_SUFFIXES = (".png", ".wav", ".mkv", ".fa", ".txt", ".npy", ".json", ".csv", ".bin")
+
+
+class _References(html.parser.HTMLParser):
+    """Collects what a fragment loads from elsewhere or runs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag in ("script", "link", "iframe", "object", "embed"):
+            self.found.append(f"`show` must be plain HTML, but holds <{tag}>.")
+        for name, value in attrs:
+            if name in ("src", "href", "data", "poster") and not (value or "").startswith(
+                ("data:", "#")
+            ):
+                self.found.append(f"`show` must need nothing from outside, but {name}={value!r}.")
+            if name.startswith("on"):
+                self.found.append(f"`show` must run no script, but has `{name}`.")
+
+
+def _same(m: Modality[Any, Any], a: Any, b: Any) -> bool:
+    try:
+        return m.distance(a, b) == 0 or m.distance(a, a) > 0
+    except Exception:
+        return same_tokens(m.encode(a), m.encode(b))
+
+
+def _grid_of(m: Modality[Any, Any], tokens: Tokens) -> Iterator[str]:
+    cells = tokens.grid.long()
+    if not m.is_discrete or not isinstance(m.layout, Fixed | Grid | Open) or tokens.ids is None:
+        extent = cells.max(dim=0).values + 1 if len(cells) else torch.ones(3, dtype=torch.int64)
+        order = (cells[:, 0] * extent[1] + cells[:, 1]) * extent[2] + cells[:, 2]
+        if bool((order.diff() < 0).any()):
+            yield "cells must stand in raster order: t, then h, then w."
+        return
+    codes = len(cycle_of(m.layout, list(m.spans)))
+    if isinstance(m.layout, Open):
+        count, rest = divmod(len(tokens), codes)
+        most = math.inf if m.layout.max_cells is None else m.layout.max_cells
+        if rest or not m.layout.min_cells <= count <= most:
+            yield (
+                f"the layout allows {m.layout.min_cells} to {most} cells of {codes} codes, "
+                f"but `encode` gives {len(tokens)} codes."
+            )
+            return
+        size = [count, 1, 1]
+    else:
+        size = (cells.max(dim=0).values + 1).tolist() if len(cells) else [0, 0, 0]
+        for axis, n, low, high in zip("thw", size, *bounds(m.layout), strict=True):
+            if not low <= n <= high:
+                yield f"axis {axis} must have {low} to {high} cells, but has {n}."
+                return
+    if not torch.equal(cells, raster_grid(size[0], size[1], size[2], codes).long()):
+        yield f"cells must be the {' x '.join(map(str, size))} raster, {codes} codes each."
+
+
+def _changed(config: Any, name: str) -> Any:
+    """The config with one field changed, or None if no change that we know of is valid."""
+    value = getattr(config, name)
+    candidates: list[Any] = []
+    if isinstance(value, bool):
+        candidates = [not value]
+    elif isinstance(value, int | float):
+        candidates = [value + 1, value * 2, value - 1, value / 2]
+        candidates = [c for c in candidates if isinstance(value, float) or c == int(c)]
+        candidates = [type(value)(c) for c in candidates]
+    for candidate in candidates:
+        if candidate != value:
+            try:
+                return dataclasses.replace(config, **{name: candidate})
+            except Exception:
+                continue
+    return None
