@@ -15,8 +15,10 @@ from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Int
+from numpy.typing import NDArray
 from torch import Tensor
 
 from unimodal.errors import VocabularyError
@@ -181,6 +183,7 @@ class Vocabulary:
         freeze(modality)
         self.modalities[name] = modality
         self.entries[name] = _entry(modality)
+        self._forget()
 
     def add_span(self, name: str, size: int, owner: str) -> Span:
         """Append a span of `size` ids.
@@ -219,28 +222,37 @@ class Vocabulary:
     def kind(self, name: str) -> int:
         """Number of a modality: the order in which it was added."""
         self.modality(name)
-        return list(self.entries).index(name)
+        return self._openers[name][0]
 
     def opener(self, name: str) -> int:
         """Id that begins a segment of modality `name`."""
         self.modality(name)
-        return self.span(f"{name}.open").start
+        return self._openers[name][1]
 
-    def content_ids(self, name: str, ids: Tensor, spans: Tensor) -> Int[Tensor, " T"]:
+    def content_ids(self, name: str, ids: Tensor, span: Tensor | int) -> NDArray[np.int64]:
         """Global ids of ids local to the modality's spans.
+
+        Args:
+            name: The modality.
+            ids: Local ids, (T,).
+            span: Which span each belongs to, in the order of `Modality.spans`: (T,) or one int.
 
         Raises:
             VocabularyError: if an id leaves its span.
         """
         starts, sizes = self._offsets[name]
-        if len(ids) and (bool((ids < 0).any()) or bool((ids >= sizes[spans]).any())):
-            bad = int(ids[(ids < 0) | (ids >= sizes[spans])][0])
+        local = ids.numpy().astype(np.int64)
+        of = span.numpy() if isinstance(span, Tensor) else span
+        outside = (local < 0) | (local >= sizes[of])
+        if outside.any():
+            bad = local[outside][0]
             raise VocabularyError(f"`{name}` encoded id {bad}, which is outside its span.")
-        return ids.long() + starts[spans]
+        result: NDArray[np.int64] = local + starts[of]
+        return result
 
     def local_ids(self, name: str, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """Inverse of `content_ids`: (local ids, span numbers)."""
-        starts, sizes = self._offsets[name]
+        starts, sizes = map(torch.from_numpy, self._offsets[name])
         inside = (tokens[:, None] >= starts) & (tokens[:, None] < starts + sizes)
         if not bool(inside.any(dim=1).all()):
             bad = int(tokens[~inside.any(dim=1)][0])
@@ -314,13 +326,19 @@ class Vocabulary:
         return {head.name: number for number, head in enumerate(self.head_sets)}
 
     @cached_property
-    def _offsets(self) -> dict[str, tuple[Tensor, Tensor]]:
+    def _offsets(self) -> dict[str, tuple[NDArray[np.int64], NDArray[np.int64]]]:
         table = {}
         for name, modality in self.modalities.items():
             spans = [self.span(f"{name}.{span}") for span in modality.spans]
-            starts = torch.tensor([s.start for s in spans], dtype=torch.int64)
-            table[name] = starts, torch.tensor([s.size for s in spans], dtype=torch.int64)
+            starts = np.array([s.start for s in spans], dtype=np.int64)
+            table[name] = starts, np.array([s.size for s in spans], dtype=np.int64)
         return table
+
+    @cached_property
+    def _openers(self) -> dict[str, tuple[int, int]]:
+        """Kind and opener of each modality."""
+        names = enumerate(self.modalities)
+        return {name: (kind, self.span(f"{name}.open").start) for kind, name in names}
 
     def _head_set(self, name: str, runs: Sequence[IdRange]) -> HeadSet:
         pieces = []
@@ -330,7 +348,7 @@ class Vocabulary:
         return HeadSet(name, tuple(pieces), torch.cat([torch.arange(*run) for run in runs]))
 
     def _forget(self) -> None:
-        for name in ("grammars", "head_sets", "head_numbers", "_offsets"):
+        for name in ("grammars", "head_sets", "head_numbers", "_offsets", "_openers"):
             self.__dict__.pop(name, None)
 
     def to_json(self) -> str:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
+from numpy.typing import NDArray
 from torch import Tensor
 
 from unimodal.errors import DataError
@@ -125,253 +126,269 @@ def encode_document(
     Raises:
         DataError: naming the sample, if a segment has no value or a value does not fit its layout.
     """
-    writer = _Writer(document, vocabulary, config, rng or np.random.default_rng(0), augment)
-    for number, segment in enumerate(document.segments):
-        writer.write(number, segment)
+    pieces = _read(document, vocabulary, rng or np.random.default_rng(0), augment)
+    extra = 1 if document.free else 0
+    columns = _Columns(sum(piece.total for piece in pieces) + extra, vocabulary.control("pad"))
+    start, cursor = 0, 0.0
+    for number, piece in enumerate(pieces):
+        place = slice(start, start + piece.total)
+        columns.write(place, number, piece)
+        cursor = _positions(columns.position[place], piece, cursor, config.positions_per_second)
+        start += piece.total
     if document.free:
-        writer.stop()
-    return writer.finish()
+        columns.stop(vocabulary, document, len(pieces), cursor)
+    return columns.finish(document, pieces)
 
 
 def rope_positions(
-    grid: Int[Tensor, "T 3"],
-    seconds: Float[Tensor, " T"] | None,
+    grid: NDArray[np.int32],
+    seconds: NDArray[np.float32] | None,
     start: float,
     rate: float,
-) -> Float[Tensor, "T 3"]:
-    """RoPE positions of content cells.
+) -> NDArray[np.float32]:
+    """RoPE positions (T, 3) of content cells.
 
     Args:
-        grid: Cells (t, h, w).
-        seconds: Start times, where there is time.
+        grid: Cells (T, 3) as t, h, w.
+        seconds: Start times (T,), where there is time.
         start: Position of the first cell.
         rate: Positions a second.
     """
-    t = grid[:, 0].float() if seconds is None else seconds.float() * rate
-    if not len(grid) or not bool((grid[:, 1:] > 0).any()):
-        return (start + t)[:, None].repeat(1, 3)
-    return start + torch.stack([t, grid[:, 1].float(), grid[:, 2].float()], dim=1)
+    t = grid[:, 0] if seconds is None else seconds * rate
+    position = np.empty((len(grid), 3), np.float32)
+    if grid[:, 1:].any():
+        position[:, 0], position[:, 1:] = t, grid[:, 1:]
+    else:
+        position[:] = np.asarray(t)[:, None]
+    position += start
+    return position
 
 
-class _Writer:
-    """Appends segments; targets are written at their own positions and shifted at the end."""
+@dataclass
+class _Piece:
+    """One encoded segment, framed but not yet placed."""
 
-    def __init__(
-        self,
-        document: Document,
-        vocabulary: Vocabulary,
-        config: StreamConfig,
-        rng: np.random.Generator,
-        augment: bool,
-    ):
-        self.document, self.vocabulary, self.config = document, vocabulary, config
-        self.rng, self.augment = rng, augment
-        self.columns: dict[str, list[Tensor]] = {
-            name: []
-            for name in ("ids", "next", "own", "heads", "weight", "grid", "position", "segment")
-        }
-        self.columns |= {"kind": [], "full": []}
-        self.features: list[Features] = []
-        self.spans: list[SegmentSpan] = []
-        self.length = 0
-        self.cursor = 0.0
+    segment: Segment
+    kind: int
+    full: bool
+    inputs: NDArray[np.int64]
+    targets: NDArray[np.int64]
+    heads: NDArray[np.int32]
+    hidden: NDArray[np.bool_]
+    grid: NDArray[np.int32]
+    seconds: NDArray[np.float32] | None
+    features: Tensor | None
+    before: int
 
-    def write(self, number: int, segment: Segment) -> None:
-        modality = self.vocabulary.modality(segment.modality)
-        tokens = self._encode(modality, segment)
-        before, after, heads = self._frame(modality, segment, tokens)
-        content = tokens.grid.shape[0]
-        total = len(before) + content + len(after)
-        ids = torch.full((total,), self.vocabulary.control("pad"), dtype=torch.int64)
-        ids[: len(before)] = torch.tensor(before)
-        ids[len(before) + content :] = torch.tensor(after, dtype=torch.int64)
-        inside = slice(len(before), len(before) + content)
-        if tokens.ids is not None:
-            true_ids = self.vocabulary.content_ids(segment.modality, tokens.ids, tokens.spans())
-            ids[inside] = true_ids
-        hidden = torch.zeros(content, dtype=torch.bool)
-        predicted = torch.zeros(total, dtype=torch.bool)
-        own = torch.zeros(total, dtype=torch.bool)
-        if segment.objective == "next":
-            predicted = heads >= 0
-        elif segment.objective == "masked":
-            hidden = self._hide(content, segment.mask_ratio)
-            own[inside] = hidden
-        inputs = ids.clone()
-        inputs[inside][hidden] = self.vocabulary.control("mask")
-        if tokens.features is not None:
-            features = tokens.features
-            if bool(hidden.any()):
-                features = features.masked_fill(_like(hidden, features), 0.0)
-            start = self.length + len(before)
-            self.features.append(Features(segment.modality, start, features, hidden))
-            if tokens.ids is not None:
-                inputs[inside] = torch.where(
-                    hidden, self.vocabulary.control("mask"), self.vocabulary.control("pad")
-                )
-        self._append(number, segment, modality, tokens, inputs, ids, predicted, own, heads)
-        start = self.length
-        self.length += total
-        self.spans.append(SegmentSpan(segment, start, start + len(before), self.length))
+    @property
+    def total(self) -> int:
+        return len(self.inputs)
 
-    def _encode(self, modality: Modality[Any, Any], segment: Segment) -> Tokens:
-        if segment.value is None:
-            raise DataError(
-                f"A `{segment.modality}` segment has no value.",
-                subject=self.document.id or None,
-                remedy="A record must hold every field that its task names.",
-            )
-        tokens = modality.encode(segment.value)
-        if len(tokens) == 0 and not modality.is_discrete:
-            raise DataError(
-                f"A `{segment.modality}` value encodes to no positions.",
-                subject=self.document.id or None,
-            )
-        if segment.objective != "none" and tokens.ids is None:
-            raise DataError(
-                f"Modality `{segment.modality}` has no ids to predict: its objective must be none.",
-                subject=self.document.id or None,
-                remedy=f"Predict `{modality.decoded_by}` instead." if modality.decoded_by else None,
-            )
-        return modality.augment(tokens, self.rng) if self.augment else tokens
+    @property
+    def inside(self) -> slice:
+        return slice(self.before, self.before + len(self.grid))
 
-    def _frame(
-        self,
-        modality: Modality[Any, Any],
-        segment: Segment,
-        tokens: Tokens,
-    ) -> tuple[list[int], list[int], Tensor]:
-        """Ids before and after the content, and the head set of every position."""
-        opener = self.vocabulary.opener(segment.modality)
-        forced = torch.tensor([FORCED], dtype=torch.int32)
-        if self.document.free and self.length and self.vocabulary.switch:
-            forced = torch.tensor([self.vocabulary.head_numbers[SWITCH]], dtype=torch.int32)
-        if not modality.is_discrete or modality.layout is None:
-            return [opener], [], torch.cat([forced, torch.full((len(tokens),), FORCED)])
-        grammar = self.vocabulary.grammar(segment.modality)
-        header: list[int] = []
+
+def _read(
+    document: Document, vocabulary: Vocabulary, rng: np.random.Generator, augment: bool
+) -> list[_Piece]:
+    pieces: list[_Piece] = []
+    for segment in document.segments:
+        modality = vocabulary.modality(segment.modality)
+        tokens = _encode(document, segment, modality)
+        if augment:
+            tokens = modality.augment(tokens, rng)
+        is_switch = document.free and bool(pieces) and vocabulary.switch is not None
+        pieces.append(_frame(document, segment, modality, tokens, vocabulary, rng, is_switch))
+    return pieces
+
+
+def _encode(document: Document, segment: Segment, modality: Modality[Any, Any]) -> Tokens:
+    subject = document.id or None
+    if segment.value is None:
+        raise DataError(
+            f"A `{segment.modality}` segment has no value.",
+            subject=subject,
+            remedy="A record must hold every field that its task names.",
+        )
+    tokens = modality.encode(segment.value)
+    if len(tokens) == 0 and not modality.is_discrete:
+        raise DataError(f"A `{segment.modality}` value has no positions.", subject=subject)
+    if segment.objective != "none" and tokens.ids is None:
+        raise DataError(
+            f"Modality `{segment.modality}` has no ids to predict: its objective must be none.",
+            subject=subject,
+            remedy=f"Predict `{modality.decoded_by}` instead." if modality.decoded_by else None,
+        )
+    return tokens
+
+
+def _frame(
+    document: Document,
+    segment: Segment,
+    modality: Modality[Any, Any],
+    tokens: Tokens,
+    vocabulary: Vocabulary,
+    rng: np.random.Generator,
+    is_switch: bool,
+) -> _Piece:
+    """Add opener, header and end; write targets at their own positions."""
+    before = [vocabulary.opener(segment.modality)]
+    after: list[int] = []
+    content = len(tokens)
+    heads = np.full(1 + content, FORCED, np.int32)
+    if modality.is_discrete and modality.layout is not None:
+        grammar = vocabulary.grammar(segment.modality)
         if isinstance(modality.layout, Open):
-            self._check_open(modality.layout, segment, modality, tokens)
+            _check_open(modality.layout, document, segment, modality, tokens)
         else:
-            size = (tokens.grid.max(dim=0).values + 1).tolist() if len(tokens) else [0, 0, 0]
-            header = grammar.header_ids(size)
+            size = (tokens.grid.max(dim=0).values + 1).tolist() if content else [0, 0, 0]
+            before += grammar.header_ids(size)
         after = [] if grammar.end is None else [grammar.end]
-        labels = grammar.labels(len(tokens), self.vocabulary.head_numbers)
-        return [opener, *header], after, torch.cat([forced, labels])
+        heads = np.full(len(before) + content + len(after), FORCED, np.int32)
+        heads[1:] = grammar.labels(content, vocabulary.head_numbers)
+    if is_switch:
+        heads[0] = vocabulary.head_numbers[SWITCH]
+    pad, mask = vocabulary.control("pad"), vocabulary.control("mask")
+    inside = slice(len(before), len(before) + content)
+    ids = np.full(len(heads), pad, np.int64)
+    ids[: len(before)] = before
+    ids[inside.stop :] = after
+    if tokens.ids is not None:
+        ids[inside] = vocabulary.content_ids(segment.modality, tokens.ids, tokens.span)
+    hidden = np.zeros(content, np.bool_)
+    targets = np.full(len(heads), NO_TARGET, np.int64)
+    if segment.objective == "next":
+        targets = np.where(heads >= 0, ids, NO_TARGET)
+    elif segment.objective == "masked" and content:
+        count = max(1, round(content * segment.mask_ratio))
+        hidden[rng.permutation(content)[:count]] = True
+        targets[inside] = np.where(hidden, ids[inside], NO_TARGET)
+    inputs = ids
+    if tokens.features is not None:
+        inputs[inside] = pad
+    inputs[inside][hidden] = mask
+    attend = segment.attend or modality.attend
+    return _Piece(
+        segment=segment,
+        kind=vocabulary.kind(segment.modality),
+        full=attend == "full" and segment.objective != "next",
+        inputs=inputs,
+        targets=targets,
+        heads=heads,
+        hidden=hidden,
+        grid=tokens.grid.numpy(),
+        seconds=None if tokens.seconds is None else tokens.seconds.numpy(),
+        features=_without(tokens.features, hidden),
+        before=len(before),
+    )
 
-    def _check_open(
-        self,
-        layout: Open,
-        segment: Segment,
-        modality: Modality[Any, Any],
-        tokens: Tokens,
-    ) -> None:
-        codes = len(cycle_of(layout, list(modality.spans)))
-        cells, rest = divmod(len(tokens), codes)
-        most = float("inf") if layout.max_cells is None else layout.max_cells
-        if rest or not layout.min_cells <= cells <= most:
-            raise DataError(
-                f"A `{segment.modality}` value has {len(tokens)} codes, but its layout allows "
-                f"{layout.min_cells} to {layout.max_cells or 'any number of'} cells of {codes}.",
-                subject=self.document.id or None,
-            )
 
-    def _hide(self, content: int, ratio: float) -> Bool[Tensor, " T"]:
-        hidden = torch.zeros(content, dtype=torch.bool)
-        count = max(1, round(content * ratio)) if content else 0
-        hidden[torch.from_numpy(self.rng.permutation(content)[:count])] = True
-        return hidden
+def _without(features: Tensor | None, hidden: NDArray[np.bool_]) -> Tensor | None:
+    """Features with zeros where they are hidden."""
+    if features is None or not hidden.any():
+        return features
+    mask = torch.from_numpy(hidden).reshape(-1, *[1] * (features.ndim - 1))
+    return features.masked_fill(mask, 0.0)
 
-    def _append(
-        self,
-        number: int,
-        segment: Segment,
-        modality: Modality[Any, Any],
-        tokens: Tokens,
-        inputs: Tensor,
-        ids: Tensor,
-        predicted: Tensor,
-        own: Tensor,
-        heads: Tensor,
-    ) -> None:
-        total, content = len(ids), len(tokens)
-        after = 1 if isinstance(modality.layout, Open) and modality.is_discrete else 0
-        before = total - content - after
-        grid = torch.full((total, 3), CONTROL_CELL, dtype=torch.int32)
-        grid[before : before + content] = tokens.grid.int()
-        position = torch.empty(total, 3)
-        position[:before] = (self.cursor + torch.arange(before))[:, None]
-        self.cursor += before
-        rate = self.config.positions_per_second
-        inside = rope_positions(tokens.grid, tokens.seconds, self.cursor, rate)
-        position[before : before + content] = inside
-        self.cursor = float(inside.max()) + 1 if content else self.cursor
-        position[before + content :] = self.cursor
-        self.cursor += after
-        attend = segment.attend or modality.attend
-        full = attend == "full" and segment.objective != "next"
-        add = self.columns
-        add["ids"].append(inputs)
-        add["next"].append(torch.where(predicted, ids, NO_TARGET))
-        add["own"].append(torch.where(own, ids, NO_TARGET))
-        add["heads"].append(heads.int())
-        add["weight"].append(torch.full((total,), float(segment.weight)))
-        add["grid"].append(grid)
-        add["position"].append(position)
-        add["segment"].append(torch.full((total,), number, dtype=torch.int32))
-        kind = self.vocabulary.kind(segment.modality)
-        add["kind"].append(torch.full((total,), kind, dtype=torch.int32))
-        add["full"].append(torch.full((total,), full))
 
-    def stop(self) -> None:
-        """Append the stop of a free document, on its last segment's number."""
-        switch = self.vocabulary.switch
-        if switch is None:
-            raise DataError(
-                "A free document needs openers that the vocabulary lists.",
-                subject=self.document.id or None,
-                remedy="Build the vocabulary with `openers=[...]`.",
-            )
-        number = self.vocabulary.head_numbers[SWITCH]
-        add = self.columns
-        add["ids"].append(torch.tensor([switch.stop]))
-        add["next"].append(torch.tensor([switch.stop]))
-        add["own"].append(torch.tensor([NO_TARGET]))
-        add["heads"].append(torch.tensor([number], dtype=torch.int32))
-        add["weight"].append(torch.tensor([1.0]))
-        add["grid"].append(torch.full((1, 3), CONTROL_CELL, dtype=torch.int32))
-        add["position"].append(torch.full((1, 3), self.cursor))
-        add["segment"].append(add["segment"][-1][-1:] + 1)
-        add["kind"].append(add["kind"][-1][-1:])
-        add["full"].append(torch.tensor([False]))
-        self.length += 1
-
-    def finish(self) -> EncodedDocument:
-        joined = {name: torch.cat(parts) for name, parts in self.columns.items()}
-        own, heads, weight = joined["own"], joined["heads"], joined["weight"]
-        targets, head_set, loss_weight = own.clone(), heads.clone(), weight.clone()
-        following = joined["next"][1:]
-        is_next = following != NO_TARGET
-        targets[:-1] = torch.where(is_next, following, targets[:-1])
-        head_set[:-1] = torch.where(is_next, heads[1:], head_set[:-1])
-        loss_weight[:-1] = torch.where(is_next, weight[1:], loss_weight[:-1])
-        head_set[targets == NO_TARGET] = FORCED
-        loss_weight[targets == NO_TARGET] = 0.0
-        return EncodedDocument(
-            document=self.document,
-            ids=joined["ids"],
-            targets=targets,
-            head_set=head_set,
-            loss_weight=loss_weight,
-            grid=joined["grid"],
-            position=joined["position"],
-            segment=joined["segment"],
-            kind=joined["kind"],
-            full=joined["full"],
-            features=self.features,
-            spans=self.spans,
+def _check_open(
+    layout: Open,
+    document: Document,
+    segment: Segment,
+    modality: Modality[Any, Any],
+    tokens: Tokens,
+) -> None:
+    codes = len(cycle_of(layout, list(modality.spans)))
+    cells, rest = divmod(len(tokens), codes)
+    most = float("inf") if layout.max_cells is None else layout.max_cells
+    if rest or not layout.min_cells <= cells <= most:
+        raise DataError(
+            f"A `{segment.modality}` value has {len(tokens)} codes, but its layout allows "
+            f"{layout.min_cells} to {layout.max_cells or 'any number of'} cells of {codes}.",
+            subject=document.id or None,
         )
 
 
-def _like(mask: Tensor, features: Tensor) -> Tensor:
-    return mask.reshape(-1, *[1] * (features.ndim - 1))
+def _positions(out: NDArray[np.float32], piece: _Piece, cursor: float, rate: float) -> float:
+    """Write RoPE positions of a segment that begins at `cursor`; return the one that follows."""
+    before, inside = piece.before, piece.inside
+    out[:before] = (cursor + np.arange(before, dtype=np.float32))[:, None]
+    cursor += before
+    if len(piece.grid):
+        out[inside] = rope_positions(piece.grid, piece.seconds, cursor, rate)
+        cursor = float(out[inside].max()) + 1
+    after = len(out) - inside.stop
+    out[inside.stop :] = cursor
+    return cursor + after
+
+
+class _Columns:
+    """The columns of a document. Targets stand at their own positions until `finish`."""
+
+    def __init__(self, length: int, pad: int):
+        self.ids = np.full(length, pad, np.int64)
+        self.next = np.full(length, NO_TARGET, np.int64)
+        self.own = np.full(length, NO_TARGET, np.int64)
+        self.heads = np.full(length, FORCED, np.int32)
+        self.weight = np.zeros(length, np.float32)
+        self.grid = np.full((length, 3), CONTROL_CELL, np.int32)
+        self.position = np.zeros((length, 3), np.float32)
+        self.segment = np.zeros(length, np.int32)
+        self.kind = np.zeros(length, np.int32)
+        self.full = np.zeros(length, np.bool_)
+
+    def write(self, place: slice, number: int, piece: _Piece) -> None:
+        """Write all but positions."""
+        self.ids[place] = piece.inputs
+        (self.own if piece.segment.objective == "masked" else self.next)[place] = piece.targets
+        self.heads[place] = piece.heads
+        self.weight[place] = piece.segment.weight
+        self.grid[place][piece.inside] = piece.grid
+        self.segment[place] = number
+        self.kind[place] = piece.kind
+        self.full[place] = piece.full
+        if piece.heads[0] != FORCED:  # an opener that free switching predicts
+            self.next[place.start] = piece.inputs[0]
+
+    def stop(self, vocabulary: Vocabulary, document: Document, number: int, cursor: float) -> None:
+        """Write the stop of a free document."""
+        switch = vocabulary.switch
+        if switch is None:
+            raise DataError(
+                "A free document needs openers that the vocabulary lists.",
+                subject=document.id or None,
+                remedy="Build the vocabulary with `openers=[...]`.",
+            )
+        self.ids[-1] = self.next[-1] = switch.stop
+        self.heads[-1] = vocabulary.head_numbers[SWITCH]
+        self.weight[-1] = 1.0
+        self.position[-1] = cursor
+        self.segment[-1] = number
+        self.kind[-1] = self.kind[-2] if len(self.kind) > 1 else 0
+
+    def finish(self, document: Document, pieces: list[_Piece]) -> EncodedDocument:
+        """Shift targets of the next-id objective by one, and hand over tensors."""
+        targets, heads, weight = self.own, self.heads.copy(), self.weight.copy()
+        is_next = np.flatnonzero(self.next[1:] != NO_TARGET)
+        targets[is_next] = self.next[is_next + 1]
+        heads[is_next] = self.heads[is_next + 1]
+        weight[is_next] = self.weight[is_next + 1]
+        silent = targets == NO_TARGET
+        heads[silent] = FORCED
+        weight[silent] = 0.0
+        encoded = EncodedDocument(
+            document,
+            *map(torch.from_numpy, (self.ids, targets, heads, weight, self.grid, self.position)),
+            *map(torch.from_numpy, (self.segment, self.kind, self.full)),
+        )
+        start = 0
+        for piece in pieces:
+            content = start + piece.before
+            if piece.features is not None:
+                hidden = torch.from_numpy(piece.hidden)
+                name = piece.segment.modality
+                encoded.features.append(Features(name, content, piece.features, hidden))
+            encoded.spans.append(SegmentSpan(piece.segment, start, content, start + piece.total))
+            start += piece.total
+        return encoded
