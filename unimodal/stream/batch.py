@@ -3,10 +3,12 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from unimodal.grammar import FORCED
 from unimodal.stream.encoding import NO_TARGET, EncodedDocument
 from unimodal.types import CONTROL_CELL, Coordinates
 from unimodal.vocabulary import Vocabulary
@@ -114,44 +116,48 @@ def collate(
         vocabulary: Gives head sets and the pad id.
     """
     shape = (len(rows), row_length)
-    ids = torch.full(shape, vocabulary.control("pad"), dtype=torch.int64)
-    position = torch.zeros(*shape, 3)
-    targets = torch.full(shape, NO_TARGET, dtype=torch.int64)
-    head_set = torch.full(shape, -1, dtype=torch.int32)
-    weight = torch.zeros(shape)
-    document_of = torch.full(shape, -1, dtype=torch.int64)
-    coordinates = Coordinates(
-        index=torch.arange(row_length, dtype=torch.int32).repeat(len(rows), 1),
-        document=torch.full(shape, -1, dtype=torch.int32),
-        segment=torch.full(shape, -1, dtype=torch.int32),
-        kind=torch.full(shape, -1, dtype=torch.int32),
-        full=torch.zeros(shape, dtype=torch.bool),
-        grid=torch.full((*shape, 3), CONTROL_CELL, dtype=torch.int32),
-    )
+    columns = {
+        "ids": np.full(shape, vocabulary.control("pad"), np.int64),
+        "position": np.zeros((*shape, 3), np.float32),
+        "targets": np.full(shape, NO_TARGET, np.int64),
+        "head_set": np.full(shape, FORCED, np.int32),
+        "loss_weight": np.zeros(shape, np.float32),
+        "segment": np.full(shape, -1, np.int32),
+        "kind": np.full(shape, -1, np.int32),
+        "full": np.zeros(shape, np.bool_),
+        "grid": np.full((*shape, 3), CONTROL_CELL, np.int32),
+    }
+    number_in_row = np.full(shape, -1, np.int32)
+    document_of = np.full(shape, -1, np.int64)
     documents: list[EncodedDocument] = []
     placed: list[tuple[EncodedDocument, int]] = []
     for row, packed in enumerate(rows):
         start = 0
         for number, document in enumerate(packed):
             here = (row, slice(start, start + len(document)))
-            ids[here], position[here] = document.ids, document.position
-            targets[here], head_set[here] = document.targets, document.head_set
-            weight[here] = document.loss_weight
-            coordinates.document[here] = number
-            coordinates.segment[here], coordinates.kind[here] = document.segment, document.kind
-            coordinates.full[here], coordinates.grid[here] = document.full, document.grid
+            for name, column in columns.items():
+                column[here] = getattr(document, name).numpy()
+            number_in_row[here] = number
             document_of[here] = len(documents)
             placed.append((document, row * row_length + start))
             documents.append(document)
             start += len(document)
+    tensors = {name: torch.from_numpy(column) for name, column in columns.items()}
+    coordinates = Coordinates(
+        index=torch.arange(row_length, dtype=torch.int32).repeat(len(rows), 1),
+        document=torch.from_numpy(number_in_row),
+        **{name: tensors[name] for name in ("segment", "kind", "full", "grid")},
+    )
     return Batch(
-        ids=ids,
-        position=position,
+        ids=tensors["ids"],
+        position=tensors["position"],
         coordinates=coordinates,
         features=_group_features(placed),
-        heads=_group_heads(targets, head_set, weight, vocabulary),
+        heads=_group_heads(
+            tensors["targets"], tensors["head_set"], tensors["loss_weight"], vocabulary
+        ),
         documents=documents,
-        document_of=document_of,
+        document_of=torch.from_numpy(document_of),
     )
 
 
@@ -173,7 +179,7 @@ def _group_heads(
 ) -> list[HeadTargets]:
     flat, targets, weight = head_set.flatten(), targets.flatten(), weight.flatten()
     groups = []
-    for number in sorted(set(flat.unique().tolist()) - {-1}):
+    for number in sorted(set(flat.unique().tolist()) - {FORCED}):
         index = (flat == number).nonzero().squeeze(1)
         columns = vocabulary.head_sets[number].columns(targets[index])
         groups.append(HeadTargets(number, index, columns, weight[index]))
