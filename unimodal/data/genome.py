@@ -1,0 +1,171 @@
+"""Windows over genomes: random access, either strand, a contiguous held-out tail.
+
+Sequences are uint8 arrays of upper-case ASCII letters (bytes, a mapped file, or unpacked from two
+bits a base). FASTA files are read by `unimodal.media.read_fasta`; nothing here parses them.
+"""
+
+from bisect import bisect_right
+from collections.abc import Mapping
+from itertools import accumulate
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unimodal.data.sources import SPLITS, BaseSource, Record, check_split, hash_fraction
+from unimodal.data.tables import Array
+from unimodal.errors import ConfigError, DataError
+
+STRANDS = ("forward", "random", "both")
+
+_COMPLEMENT = np.arange(256, dtype=np.uint8)
+for _base, _partner in zip("ACGTURYSWKMBDHVN", "TGCAAYRSWMKVHDBN", strict=True):
+    _COMPLEMENT[ord(_base)] = ord(_partner)
+    _COMPLEMENT[ord(_base.lower())] = ord(_partner.lower())
+
+
+def reverse_complement(bases: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """The other strand of ASCII bases, read in its own direction. IUPAC codes map too."""
+    return np.asarray(_COMPLEMENT[bases[::-1]])
+
+
+def split_range(number: int, split: str, *, test: float, validation: float) -> tuple[int, int]:
+    """Start and end of a split in a sequence of `number` bases: train, validation, test in turn."""
+    first_test = number - round(number * test)
+    first_validation = first_test - round(number * validation)
+    return {
+        "train": (0, first_validation),
+        "validation": (first_validation, first_test),
+        "test": (first_test, number),
+    }[split]
+
+
+class GenomeWindows(BaseSource):
+    """Windows of one or more sequences; record: `{"id", "dna", "start", "strand", "sequence"}`.
+
+    The windows of a split cover it wholly: the last one of a sequence may be shorter. No window
+    crosses a split's border.
+
+    Args:
+        sequences: Names to uint8 arrays of letters.
+        split: `train`, `validation` or `test`.
+        window: Bases a window, at least 1.
+        stride: Bases from one window's start to the next; `window` by default.
+        strands: `forward`; `random` (each window's strand drawn by a hash of `seed` and its
+            index: an augmentation); or `both` (every window twice).
+        test_fraction: Share of each sequence's end that is held out.
+        validation_fraction: Share before it that is `validation`.
+        seed: For `strands="random"`.
+        name: See `Source`.
+        license: See `Source`.
+
+    Raises:
+        ConfigError: if a number is out of range.
+        DataError: if the split holds no bases.
+    """
+
+    def __init__(
+        self,
+        sequences: Mapping[str, Array],
+        split: str = "train",
+        *,
+        window: int = 768,
+        stride: int | None = None,
+        strands: str = "forward",
+        test_fraction: float = 0.1,
+        validation_fraction: float = 0.02,
+        seed: int = 0,
+        name: str = "genome",
+        license: str = "unknown",
+    ):
+        super().__init__(name, license, check_split(split, SPLITS, name))
+        check_split(strands, STRANDS, "strands")
+        stride = window if stride is None else stride
+        if window < 1 or stride < 1:
+            raise ConfigError(
+                f"`window` and `stride` must be at least 1, but are {window} and {stride}."
+            )
+        if not (0 <= test_fraction and 0 <= validation_fraction <= 1 - test_fraction):
+            raise ConfigError(
+                "`test_fraction` and `validation_fraction` must be at least 0 and at most 1 "
+                f"together, but are {test_fraction} and {validation_fraction}."
+            )
+        self.window, self.stride, self.strands, self.seed = window, stride, strands, seed
+        self._sequences = dict(sequences)
+        self._parts = [
+            (key, *split_range(len(array), split, test=test_fraction, validation=validation_fraction))
+            for key, array in self._sequences.items()
+        ]
+        self._parts = [part for part in self._parts if part[1] < part[2]]
+        if not self._parts:
+            raise DataError(
+                f"Split `{split}` holds no bases.",
+                subject=name,
+                remedy="Choose larger fractions, or give longer sequences.",
+            )
+        self._ends = list(accumulate(self._number(end - start) for _, start, end in self._parts))
+
+    @property
+    def num_bases(self) -> int:
+        """Bases of this split, on one strand."""
+        return sum(end - start for _, start, end in self._parts)
+
+    def __len__(self) -> int:
+        return self._ends[-1] * (2 if self.strands == "both" else 1)
+
+    def record(self, index: int) -> Record:
+        strand = 0
+        position = index
+        if self.strands == "both":
+            position, strand = divmod(index, 2)
+        elif self.strands == "random":
+            strand = int(hash_fraction("strand", self.seed, index) < 0.5)
+        part = bisect_right(self._ends, position)
+        key, first, last = self._parts[part]
+        start = first + self.stride * (position - (self._ends[part - 1] if part else 0))
+        bases = np.asarray(self._sequences[key][start : min(start + self.window, last)])
+        if strand:
+            bases = reverse_complement(bases)
+        sign = "+-"[strand]
+        return {
+            "id": f"{key}:{start}:{len(bases)}{sign}",
+            "dna": bases.tobytes().decode("ascii"),
+            "start": start,
+            "strand": sign,
+            "sequence": key,
+        }
+
+    def _number(self, bases: int) -> int:
+        """Windows that cover `bases`: full ones, and a shorter last one if any are left."""
+        return 1 + max(0, -(-(bases - self.window) // self.stride))
+
+
+def pack_bases(bases: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """ASCII A, C, G, T as two bits a base, four to a byte, first base in the low bits.
+
+    Raises:
+        DataError: if there is any other letter.
+    """
+    codes = np.searchsorted(np.frombuffer(b"ACGT", np.uint8), bases)
+    if not np.array_equal(np.frombuffer(b"ACGT\0", np.uint8)[codes], bases):
+        raise DataError("Only the letters A, C, G and T can be packed into two bits.")
+    padded = np.zeros(-(-len(bases) // 4) * 4, np.uint8)
+    padded[: len(bases)] = codes
+    quads = padded.reshape(-1, 4)
+    return np.asarray(quads[:, 0] | quads[:, 1] << 2 | quads[:, 2] << 4 | quads[:, 3] << 6)
+
+
+def unpack_bases(packed: NDArray[np.uint8], number: int) -> NDArray[np.uint8]:
+    """The first `number` bases of what `pack_bases` made, as ASCII."""
+    letters = np.frombuffer(b"ACGT", np.uint8)
+    table = letters[(np.arange(256)[:, None] >> np.array([0, 2, 4, 6])) & 3]
+    return np.asarray(table[packed].reshape(-1)[:number])
+
+
+def facts(source: GenomeWindows) -> dict[str, Any]:
+    """Bases, windows and share of each letter of a split, for reports."""
+    counts = np.zeros(256, np.int64)
+    for key, start, end in source._parts:
+        counts += np.bincount(np.asarray(source._sequences[key][start:end]), minlength=256)
+    letters = {chr(i): int(n) for i, n in enumerate(counts.tolist()) if n}
+    return {"bases": source.num_bases, "windows": len(source), "letters": letters}

@@ -1,0 +1,204 @@
+"""Sources: ordered, random-access collections of records, and the splits of a data set.
+
+A record is a dict with an `id`, the fields that modalities read (a value, or a
+`unimodal.media.FileRef` that a modality reads when it is needed), and plain facts (style, voice,
+label). A source is cheap to open, deterministic, picklable and without threads: worker processes
+index it in any order. `open_source` finds one by name or path. Nothing here decodes media or
+shuffles; mixing and order belong to training.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+from unimodal.errors import ConfigError, DataError
+from unimodal.registry import Registry, did_you_mean
+
+Record = dict[str, Any]
+"""One example: `{"id": ..., FIELD: value or FileRef, ...}`."""
+
+SPLITS = ("train", "validation", "test")
+"""The split names that every source knows; some have more (see their recipe)."""
+
+
+@runtime_checkable
+class Source(Protocol):
+    """What training, evaluation and the command line read.
+
+    Attributes:
+        name: Where the records come from, for reports.
+        license: SPDX identifier, or a sentence if there is none.
+        split: Which part of the data set this is.
+    """
+
+    name: str
+    license: str
+    split: str
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Record: ...
+
+
+SOURCES: Registry[Callable[..., Source]] = Registry(
+    "source", package="unimodal.data.embedded", group="unimodal.sources"
+)
+"""Sources that need no fetch: a class or function called with `split=` and options."""
+
+
+class BaseSource:
+    """The three attributes, negative indices, bounds and iteration; a child gives `record`.
+
+    Args:
+        name: See `Source`.
+        license: See `Source`.
+        split: See `Source`.
+    """
+
+    def __init__(self, name: str, license: str, split: str):
+        self.name = name
+        self.license = license
+        self.split = split
+
+    def __len__(self) -> int:
+        raise NotImplementedError
+
+    def record(self, index: int) -> Record:
+        """The record at `index`, which is between 0 and the length."""
+        raise NotImplementedError
+
+    def __getitem__(self, index: int) -> Record:
+        length = len(self)
+        if not -length <= index < length:
+            raise IndexError(f"{self.name} ({self.split}) has {length} records, not {index}.")
+        return self.record(index % length)
+
+    def __iter__(self) -> Iterator[Record]:
+        return (self.record(index) for index in range(len(self)))
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.name} {self.split}: {len(self)} records>"
+
+
+class ListSource(BaseSource):
+    """Records that are held in memory.
+
+    Args:
+        records: Any sequence of records; each is copied when it is handed out.
+        name: See `Source`.
+        license: See `Source`.
+        split: See `Source`.
+    """
+
+    def __init__(
+        self,
+        records: Sequence[Record],
+        *,
+        name: str = "list",
+        license: str = "unknown",
+        split: str = "train",
+    ):
+        super().__init__(name, license, split)
+        self._records = records
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def record(self, index: int) -> Record:
+        return dict(self._records[index])
+
+
+class Subset(BaseSource):
+    """Some records of another source, in the order given.
+
+    Args:
+        source: Where the records come from.
+        indices: Their positions.
+        split: Name of this part; the other's by default.
+    """
+
+    def __init__(self, source: Source, indices: Sequence[int], *, split: str | None = None):
+        super().__init__(source.name, source.license, split or source.split)
+        self._source, self._indices = source, indices
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    def record(self, index: int) -> Record:
+        return self._source[self._indices[index]]
+
+
+def hash_fraction(*keys: object) -> float:
+    """A number in [0, 1) that depends on the keys alone, on every machine and in every run."""
+    digest = hashlib.sha256("\x1f".join(map(str, keys)).encode("utf-8", "surrogatepass")).digest()
+    return int.from_bytes(digest[:8], "big") / 2**64
+
+
+def hash_seed(*keys: object) -> int:
+    """A 63-bit seed that depends on the keys alone."""
+    return int(hash_fraction(*keys) * 2**53)
+
+
+def stable_split(key: str, *, validation: float = 0.05, test: float = 0.0, salt: str = "") -> str:
+    """The split of `key` (an id, or a group that must stay together), by hash.
+
+    Adding or removing other records never moves a record to another split.
+
+    Args:
+        key: The id or group.
+        validation: Share that goes to `validation`.
+        test: Share that goes to `test`.
+        salt: Another salt draws another split.
+    """
+    fraction = hash_fraction("split", salt, key)
+    if fraction < test:
+        return "test"
+    return "validation" if fraction < test + validation else "train"
+
+
+def check_split(split: str, known: Sequence[str], subject: str) -> str:
+    """`split`, if it is one of `known`.
+
+    Raises:
+        ConfigError: otherwise, with the nearest names.
+    """
+    if split not in known:
+        raise ConfigError(
+            f"There is no split `{split}`.", subject=subject, remedy=did_you_mean(split, known)
+        )
+    return split
+
+
+def open_source(name: str, split: str = "train", **options: Any) -> Source:
+    """Open a data set by name or path.
+
+    Args:
+        name: An embedded set (`embedded/emoji`), a recipe that was prepared (`fashion_mnist`), or
+            the path of a manifest, file or folder (see `unimodal.data.folders`).
+        split: Which part.
+        **options: What the source, recipe or folder takes besides.
+
+    Raises:
+        ConfigError: if nothing has that name.
+        DataError: if the recipe was not prepared, or the path breaks a rule.
+    """
+    from unimodal.data.recipe import RECIPES
+
+    looks_like_path = name.startswith((".", "/", "~")) or Path(name).suffix != ""
+    if not looks_like_path:
+        if name in SOURCES.names():
+            return SOURCES.get(name)(split=split, **options)
+        if name in RECIPES.names():
+            return RECIPES.get(name)(**options).source(split)
+    path = Path(name).expanduser()
+    if path.exists():
+        from unimodal.data.folders import open_path
+
+        return open_path(path, split=split, **options)
+    if looks_like_path:
+        raise DataError(
+            "The data path does not exist.", subject=name, remedy="Check the path for a typo."
+        )
+    known = [*SOURCES.names(), *RECIPES.names()]
+    raise ConfigError(f"Unknown data set `{name}`.", remedy=did_you_mean(name, known))
