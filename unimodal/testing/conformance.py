@@ -1,7 +1,7 @@
 """`check_modality`: holds a class to the contract of a modality and says what it does wrong.
 
-Each law is one function in `unimodal.testing.laws`; it yields a message for each way in which the
-modality breaks it. An exception inside a law is a finding too, with its type and text.
+Each law is one function in `unimodal.testing.laws` or `instance_laws`; it yields a message for each
+way in which the modality breaks it. An exception inside a law is a finding too, with type and text.
 """
 
 import tempfile
@@ -14,7 +14,11 @@ import numpy as np
 
 from unimodal.errors import CertificateError, ConfigError
 from unimodal.modality import Modality, config_type
+from unimodal.testing import instance_laws, laws
 from unimodal.testing.laws import LAWS, Subject
+
+LAWS_MODULES = (laws, instance_laws)
+"""Importing them fills `LAWS`."""
 
 
 @dataclass(frozen=True)
