@@ -1,0 +1,1 @@
+"""The command line: one file a verb, none of which imports torch before it runs."""

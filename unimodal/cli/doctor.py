@@ -1,0 +1,198 @@
+"""`unimodal doctor`: what this machine has, which kernels run and why. Exit code 1 on a fault."""
+
+import argparse
+import os
+import platform
+import sys
+from importlib import metadata
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from unimodal import __version__
+from unimodal.cli.console import print_json, print_table
+from unimodal.cli.options import add_output_options
+from unimodal.errors import EXIT_FAILURE, BackendUnavailableError
+
+ABOUT = "Show what this machine has: Python, torch, devices, kernels, optional packages, cache."
+
+REQUIRED = (
+    "torch",
+    "numpy",
+    "hydra-core",
+    "omegaconf",
+    "sentencepiece",
+    "tokenizers",
+    "safetensors",
+    "soundfile",
+    "pillow",
+    "av",
+    "einops",
+    "biopython",
+    "jaxtyping",
+    "rich",
+)
+OPTIONAL = {
+    "triton": "gpu",
+    "torchaudio": "speech",
+    "pyarrow": "data",
+    "resvg-py": "data",
+    "espeakng-loader": "data",
+    "matplotlib": "report",
+    "tensorboard": "report",
+    "jiwer": "eval",
+    "sacrebleu": "eval",
+    "scikit-learn": "eval",
+    "peft": "finetune",
+    "transformers": "parity",
+}
+"""Packages to the extra that brings them."""
+
+CPU_FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "amx_tile")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `doctor`."""
+    add_output_options(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print the findings."""
+    found = examine()
+    if arguments.json:
+        print_json(found)
+    else:
+        _print(found)
+    return EXIT_FAILURE if found["faults"] else 0
+
+
+def examine() -> dict[str, Any]:
+    """Everything that `doctor` reports, JSON-ready."""
+    required = {name: _version(name) for name in REQUIRED}
+    faults = [
+        f"The package `{name}` is missing: install unimodal again."
+        for name, version in required.items()
+        if version is None
+    ]
+    cache = _cache()
+    if not cache["writable"]:
+        faults.append(f"The cache folder {cache['folder']} cannot be written: set UNIMODAL_CACHE.")
+    found: dict[str, Any] = {
+        "unimodal": __version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cpu": _cpu(),
+        "packages": required,
+        "optional": {
+            name: {"version": _version(name), "extra": extra} for name, extra in OPTIONAL.items()
+        },
+        "cache": cache,
+    }
+    if required["torch"] is None:
+        return {**found, "devices": [], "kernels": [], "faults": faults}
+    return {**found, "devices": _devices(), "kernels": _kernels(), "faults": faults}
+
+
+def _version(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _cpu() -> dict[str, Any]:
+    flags: set[str] = set()
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        for line in info.read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith(("flags", "Features")):
+                flags = set(line.partition(":")[2].split())
+                break
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return {"cores": cores, "flags": [flag for flag in CPU_FLAGS if flag in flags]}
+
+
+def _devices() -> list[dict[str, Any]]:
+    import torch
+
+    devices: list[dict[str, Any]] = [
+        {"device": "cpu", "name": platform.processor() or platform.machine()}
+    ]
+    for number in range(torch.cuda.device_count()):
+        facts = torch.cuda.get_device_properties(number)
+        devices.append(
+            {
+                "device": f"cuda:{number}",
+                "name": facts.name,
+                "memory_gib": round(facts.total_memory / 2**30, 1),
+            }
+        )
+    if torch.backends.mps.is_available():
+        devices.append({"device": "mps", "name": "Apple"})
+    return devices
+
+
+def _kernels() -> list[dict[str, str]]:
+    """Which implementation runs on the CPU and, where there is one, on the accelerator."""
+    import pkgutil
+
+    import torch
+
+    from unimodal import kernels
+
+    rows = []
+    for op in sorted(module.name for module in pkgutil.iter_modules(kernels.__path__)):
+        for device in ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]:
+            rows.append({"op": op, "device": device, **_choice(op, device)})
+    return rows
+
+
+def _choice(op: str, device: str) -> dict[str, str]:
+    folder = f"unimodal.kernels.{op}"
+    has_kernel = find_spec(f"{folder}.triton") is not None
+    if device == "cuda" and has_kernel and find_spec("triton") is not None:
+        return {"runs": "triton", "why": "a CUDA device and triton are there"}
+    paths = ("cpu", "eager", "chunked") if device == "cpu" else ("eager", "chunked")
+    name = next((n for n in paths if find_spec(f"{folder}.{n}") is not None), "reference")
+    if device == "cpu":
+        return {"runs": name, "why": "the operator's path for the CPU"}
+    if has_kernel:
+        return {"runs": name, "why": "triton is not installed (extra `gpu`)"}
+    return {"runs": name, "why": "it has no Triton kernel yet"}
+
+
+def _cache() -> dict[str, Any]:
+    try:
+        from unimodal.data.cache import cache_folder
+
+        folder = cache_folder()
+    except (ImportError, BackendUnavailableError) as error:
+        return {"folder": "unknown", "writable": False, "why": str(error)}
+    existing = next(p for p in (folder, *folder.parents) if p.exists())
+    return {"folder": str(folder), "writable": os.access(existing, os.W_OK)}
+
+
+def _print(found: dict[str, Any]) -> None:
+    print(f"unimodal {found['unimodal']}, Python {found['python']}, {found['platform']}")
+    flags = " ".join(found["cpu"]["flags"]) or "none of those that matter"
+    print(f"CPU: {found['cpu']['cores']} cores; {flags}")
+    if "amx_bf16" not in found["cpu"]["flags"]:
+        print("     no AMX: float32 is as fast as bfloat16 here")
+    print(f"cache: {found['cache']['folder']}\n")
+    print_table(
+        ["device", "name", "memory"],
+        [[d["device"], d["name"], d.get("memory_gib")] for d in found["devices"]],
+    )
+    print()
+    print_table(
+        ["kernel", "device", "runs", "because"],
+        [[k["op"], k["device"], k["runs"], k["why"]] for k in found["kernels"]],
+    )
+    print()
+    rows = [[name, version or "MISSING", "required"] for name, version in found["packages"].items()]
+    for name, facts in found["optional"].items():
+        missing = f"not installed: pip install 'unimodal[{facts['extra']}]'"
+        rows.append([name, facts["version"] or missing, f"extra {facts['extra']}"])
+    print_table(["package", "version", "needed"], rows)
+    for fault in found["faults"]:
+        print(f"FAULT: {fault}", file=sys.stderr)
