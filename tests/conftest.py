@@ -8,6 +8,7 @@ what they import. `UNIMODAL_TYPECHECK=0` switches it off.
 
 import dataclasses
 import functools
+import importlib.util
 import os
 import random
 import socket
@@ -90,6 +91,11 @@ if os.environ.get("UNIMODAL_TYPECHECK", "1") != "0":
 
 def pytest_configure() -> None:
     torch.set_num_threads(1)
+    if importlib.util.find_spec("torchaudio"):
+        # Before anything imports transformers, which fails beside a torchaudio that does not load.
+        from unimodal.media import torchaudio_adapter
+
+        torchaudio_adapter.load()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
