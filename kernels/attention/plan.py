@@ -29,10 +29,10 @@ CAUSAL, FULL, MASKED = 0, 1, 2
 TASK_FIELDS = 10
 """Integers of one row of `AttentionPlan.tasks`; see `Task`."""
 
-QUERY_BLOCK = 128
+QUERY_BLOCK = 64
 """Queries of one block where a pattern is sparse enough to be cut."""
 
-SPARSE_SHARE = 0.45
+SPARSE_SHARE = 0.5
 """Buckets are cut into query blocks if those visit at most this share of all pairs."""
 
 MIN_FILL = 0.85
@@ -270,7 +270,7 @@ class _Builder:
         self.slots += positions.numel()
 
     def _mask(self, positions: Tensor, padding: Tensor) -> tuple[Tensor, Tensor]:
-        """The mask of a bucket, and its silent slots. Silent queries see one key, to stay finite."""
+        """A bucket's mask and silent slots. Silent queries see one key, to stay finite."""
         gathered = self.flat.map(lambda tensor: tensor[positions])
         mask = self.visible(gathered, gathered, self.by_kind) & ~padding[:, None, :]
         silent = padding | ~mask.any(dim=-1)

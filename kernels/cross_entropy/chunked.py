@@ -15,8 +15,8 @@ References:
 import torch
 from torch import Tensor
 
-CHUNK_ELEMENTS = 1 << 25
-"""Logits held at once (64 MiB in bfloat16)."""
+CHUNK_ELEMENTS = 1 << 26
+"""Logits held at once (128 MiB in bfloat16)."""
 
 BLOCK_ELEMENTS = 1 << 19
 """Logits that become probabilities at once (2 MiB of float32)."""
