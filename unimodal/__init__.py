@@ -24,7 +24,7 @@ _PUBLIC: dict[str, tuple[str, str | None]] = {
     "Tokens": ("unimodal.types", "Tokens"),
     "Vocabulary": ("unimodal.vocabulary", "Vocabulary"),
     "errors": ("unimodal.errors", None),
-    "load": ("unimodal.generation", "load"),
+    "load": ("unimodal.runtime", "load"),
     "patterns": ("unimodal.patterns", None),
     "register_modality": ("unimodal.modality", "register_modality"),
 }

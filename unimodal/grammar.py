@@ -9,12 +9,11 @@ An answer always decodes: every state knows its shortest completion, and an id t
 within the budget is illegal. A position with one legal id is forced: it is appended, not sampled,
 and carries no loss.
 
-Decode constraints (`Constraint`) only remove ids, at generation.
+Decode constraints (`unimodal.constraints`) only remove ids, at generation.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
 
 import torch
 from jaxtyping import Int
@@ -119,44 +118,6 @@ def header_axes(layout: Layout) -> dict[str, IdRange]:
         return {}
     low, high = bounds(layout)
     return {a: (lo, hi) for a, lo, hi in zip(AXES, low, high, strict=True) if lo < hi}
-
-
-class Constraint(Protocol):
-    """Removes ids from a head set at generation: timestamp rules, tries, bans."""
-
-    def keep(self, written: Sequence[int], ids: Int[Tensor, " C"]) -> Tensor | None:
-        """Which of `ids` may follow.
-
-        Args:
-            written: Global ids already generated in this segment, header and end included.
-            ids: Global ids of the head set, in column order.
-
-        Returns:
-            Bool (C,), or None to keep all.
-        """
-        ...
-
-
-@dataclass(frozen=True)
-class Trie:
-    """Allows only given sequences of global ids, each with its end where the layout has one."""
-
-    sequences: tuple[tuple[int, ...], ...]
-
-    def keep(self, written: Sequence[int], ids: Int[Tensor, " C"]) -> Tensor | None:
-        prefix = tuple(written)
-        allowed = {s[len(prefix)] for s in self.sequences if s[: len(prefix)] == prefix != s}
-        return torch.isin(ids, torch.tensor(sorted(allowed), dtype=ids.dtype))
-
-
-@dataclass(frozen=True)
-class Ban:
-    """Never these global ids."""
-
-    ids: tuple[int, ...]
-
-    def keep(self, written: Sequence[int], ids: Int[Tensor, " C"]) -> Tensor | None:
-        return ~torch.isin(ids, torch.tensor(self.ids, dtype=ids.dtype))
 
 
 @dataclass(frozen=True)

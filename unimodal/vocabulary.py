@@ -34,7 +34,7 @@ from unimodal.modality import Modality, build_modality, config_to_dict, freeze
 from unimodal.registry import did_you_mean
 
 LEDGER_VERSION = 1
-CONTROL_SPAN = "control"
+CONTROL_SPAN = "special"
 CONTROLS = ("pad", "mask", "end", "stop", "null")
 CONTROL_SIZE = 8
 """Ids of the control span; those after `CONTROLS` are reserved."""

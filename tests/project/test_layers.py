@@ -8,13 +8,14 @@ import pytest
 LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"errors", "types", "registry"}),
     frozenset({"media", "kernels"}),
-    frozenset({"blocks", "patterns", "grammar"}),
+    frozenset({"blocks", "patterns", "grammar", "constraints"}),
     frozenset({"modality"}),
     frozenset({"tokenizers"}),
     frozenset({"vocabulary", "stream"}),
     frozenset({"model"}),
     frozenset({"tasks", "data"}),
     frozenset({"training", "generation", "evaluation", "report"}),
+    frozenset({"runtime"}),
     frozenset({"testing", "benchmarks"}),
     frozenset({"cli"}),
 )

@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
+from unimodal.constraints import Constraint
 from unimodal.errors import ConfigError
-from unimodal.grammar import Constraint
 from unimodal.modality import Attend, modalities
 
 Objective = Literal["none", "next", "masked"]

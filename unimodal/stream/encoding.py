@@ -145,6 +145,8 @@ def rope_positions(
     seconds: NDArray[np.float32] | None,
     start: float,
     rate: float,
+    *,
+    flat: bool | None = None,
 ) -> NDArray[np.float32]:
     """RoPE positions (T, 3) of content cells.
 
@@ -153,13 +155,17 @@ def rope_positions(
         seconds: Start times (T,), where there is time.
         start: Position of the first cell.
         rate: Positions a second.
+        flat: Whether the value is one-dimensional (t alone); None: if these cells are. For some
+            cells of a value, say it of the whole value.
     """
     t = grid[:, 0] if seconds is None else seconds * rate
     position = np.empty((len(grid), 3), np.float32)
-    if grid[:, 1:].any():
-        position[:, 0], position[:, 1:] = t, grid[:, 1:]
-    else:
+    if flat is None:
+        flat = not grid[:, 1:].any()
+    if flat:
         position[:] = np.asarray(t)[:, None]
+    else:
+        position[:, 0], position[:, 1:] = t, grid[:, 1:]
     position += start
     return position
 
