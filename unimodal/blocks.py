@@ -184,6 +184,13 @@ class SelfAttention(nn.Module):
         result: Tensor = self.out(attend_cached(q, keys, values, visible).flatten(2))
         return result
 
+    def prefill(
+        self, x: Float[Tensor, "B T D"], rope: Rope, plan: AttentionPlan
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """As `forward`, with the rotated keys and the values (B, T, K, H), for a cache."""
+        q, k, v = self._project(x, rope)
+        return self.out(attention(q, k, v, plan).flatten(2)), k, v
+
     def _project(self, x: Tensor, rope: Rope) -> tuple[Tensor, Tensor, Tensor]:
         config = self.config
         groups = config.num_kv_heads
@@ -252,6 +259,13 @@ class Block(nn.Module):
     ) -> Float[Tensor, "B T D"]:
         """One layer over new positions and a cache; see `SelfAttention.step`."""
         return self._rest(x, self.attention.step(self.attention_norm(x), rope, cache, visible))
+
+    def prefill(
+        self, x: Float[Tensor, "B T D"], rope: Rope, plan: AttentionPlan
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """As `forward`, with the layer's rotated keys and values (B, T, K, H), for a cache."""
+        update, k, v = self.attention.prefill(self.attention_norm(x), rope, plan)
+        return self._rest(x, update), k, v
 
     def _rest(self, x: Tensor, update: Tensor) -> Tensor:
         x, normed = self.mlp_norm.after_adding(x, self._drop(update))

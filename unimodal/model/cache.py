@@ -1,4 +1,10 @@
-"""The static key-value cache of generation."""
+"""The key-value cache of generation.
+
+Rows share their slots: a block of T new positions takes the next T slots of every row, and a row
+that has fewer leaves the first of them empty (document -1), so that each row has its own length.
+The order of the filled slots of a row is its stream order; `coordinates.index` says each one's
+place. Not here: who sees whom (`unimodal.patterns.visible`).
+"""
 
 from dataclasses import dataclass
 
@@ -8,37 +14,46 @@ from torch import Tensor
 
 from unimodal.types import CONTROL_CELL, Coordinates
 
+FIELDS = 8
+"""Integers kept a slot: index, document, segment, kind, full, t, h, w."""
+GROWTH = 2
+"""A cache that is too small grows by this factor."""
+
 
 @dataclass
 class LayerCache:
-    """Rotated keys and values of one layer, in stream order.
+    """Rotated keys and values of one layer.
 
     Attributes:
-        keys, values: (B, S, K, H).
-        slots: Where the block being written goes, (B, T), int64; set by `Cache.place`.
-        length: Slots that attention has to read: the longest row so far.
+        keys, values: (B, K, S, H).
+        start, stop: Slots of the block being written; set by `Cache.place`.
     """
 
-    keys: Float[Tensor, "B S K H"]
-    values: Float[Tensor, "B S K H"]
-    slots: Int[Tensor, "B T"]
-    length: int = 0
+    keys: Float[Tensor, "B K S H"]
+    values: Float[Tensor, "B K S H"]
+    start: int = 0
+    stop: int = 0
 
     def update(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Write new keys and values (B, T, K, H); return all that may be read."""
-        rows = torch.arange(len(k), device=k.device)[:, None]
-        self.keys[rows, self.slots] = k.to(self.keys.dtype)
-        self.values[rows, self.slots] = v.to(self.values.dtype)
-        return self.keys[:, : self.length], self.values[:, : self.length]
+        """Write new keys and values (B, T, K, H); return all that may be read (B, S, K, H)."""
+        self.keys[:, :, self.start : self.stop] = k.transpose(1, 2)
+        self.values[:, :, self.start : self.stop] = v.transpose(1, 2)
+        keys, values = self.keys[:, :, : self.stop], self.values[:, :, : self.stop]
+        return keys.transpose(1, 2), values.transpose(1, 2)
 
 
 class Cache:
-    """Keys, values and coordinates of everything generated so far, for a batch of rows.
+    """Keys, values and coordinates of everything so far, for a batch of rows.
 
     Args:
-        num_layers, batch, capacity, num_kv_heads, head_dim: Its shape; `capacity` is the largest
-            number of positions of a row.
+        num_layers, batch, capacity, num_kv_heads, head_dim: Its shape; `capacity` is the number of
+            slots at first, and grows when it must.
         dtype, device: Of keys and values.
+
+    Attributes:
+        length: Slots in use.
+        gaps: 0 where a slot of a row is filled, -inf where it is empty, (B, S) float32.
+        has_gaps: Whether any slot in use is empty.
     """
 
     def __init__(
@@ -51,42 +66,91 @@ class Cache:
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
     ):
-        shape = (batch, capacity, num_kv_heads, head_dim)
-        none = torch.zeros(batch, 0, dtype=torch.int64, device=device)
+        shape = (batch, num_kv_heads, capacity, head_dim)
         self.layers = [
             LayerCache(
                 torch.zeros(shape, dtype=dtype, device=device),
                 torch.zeros(shape, dtype=dtype, device=device),
-                none,
             )
             for _ in range(num_layers)
         ]
-        self.capacity = capacity
-        flat = (batch, capacity)
-        self.coordinates = Coordinates(
-            index=torch.arange(capacity, dtype=torch.int32, device=device).repeat(batch, 1),
-            document=torch.full(flat, -1, dtype=torch.int32, device=device),
-            segment=torch.full(flat, -1, dtype=torch.int32, device=device),
-            kind=torch.full(flat, -1, dtype=torch.int32, device=device),
-            full=torch.zeros(flat, dtype=torch.bool, device=device),
-            grid=torch.full((*flat, 3), CONTROL_CELL, dtype=torch.int32, device=device),
+        self.packed = torch.full((batch, capacity, FIELDS), CONTROL_CELL, dtype=torch.int32).to(
+            device
         )
+        self.gaps = torch.zeros(batch, capacity, device=device)
+        self.length = 0
+        self.has_gaps = False
 
-    def place(self, coordinates: Coordinates, length: int) -> None:
-        """Reserve the slots of a block that is about to be written.
+    @property
+    def batch(self) -> int:
+        """Number of rows."""
+        return len(self.packed)
+
+    @property
+    def capacity(self) -> int:
+        """Slots for which there is memory."""
+        return self.packed.shape[1]
+
+    def place(self, coordinates: Coordinates) -> None:
+        """Take the next slots for a block that is about to be written.
 
         Args:
-            coordinates: Of the block, (B, T); `index` is the slot in its row.
-            length: Slots in use after the block, at most the capacity.
+            coordinates: Of the block, (B, T); `document` is -1 where a row has no position.
         """
-        slots = coordinates.index.long()
-        rows = torch.arange(len(slots), device=slots.device)[:, None]
-        mine = self.coordinates
-        for name in ("document", "segment", "kind", "full", "grid"):
-            getattr(mine, name)[rows, slots] = getattr(coordinates, name)
-        for layer in self.layers:
-            layer.slots, layer.length = slots, length
+        block = pack(coordinates)
+        self.place_packed(block, bool((block[..., 1] < 0).any()))
 
-    def readable(self, length: int) -> Coordinates:
-        """Coordinates of the first `length` slots."""
-        return self.coordinates[:, :length]
+    def place_packed(self, block: Int[Tensor, "B T 8"], has_gaps: bool = False) -> None:
+        """`place` for coordinates that `pack` made; `has_gaps` says whether any is empty."""
+        start, stop = self.length, self.length + block.shape[1]
+        self.reserve(stop)
+        self.packed[:, start:stop] = block
+        if has_gaps:
+            self.gaps[:, start:stop].masked_fill_(block[..., 1] < 0, -torch.inf)
+            self.has_gaps = True
+        self.length = stop
+        for layer in self.layers:
+            layer.start, layer.stop = start, stop
+
+    def readable(self) -> Coordinates:
+        """Coordinates of the slots in use."""
+        return unpack(self.packed[:, : self.length])
+
+    def reserve(self, slots: int) -> None:
+        """Make room for `slots` slots in all."""
+        if slots <= self.capacity:
+            return
+        more = max(slots, GROWTH * self.capacity) - self.capacity
+        for layer in self.layers:
+            layer.keys = _longer(layer.keys, 2, more, 0)
+            layer.values = _longer(layer.values, 2, more, 0)
+        self.packed = _longer(self.packed, 1, more, CONTROL_CELL)
+        self.gaps = _longer(self.gaps, 1, more, 0)
+
+    def keep(self, rows: Int[Tensor, " R"]) -> None:
+        """Drop all rows but these."""
+        for layer in self.layers:
+            layer.keys = layer.keys.index_select(0, rows)
+            layer.values = layer.values.index_select(0, rows)
+        self.packed = self.packed.index_select(0, rows)
+        self.gaps = self.gaps.index_select(0, rows)
+
+
+def pack(coordinates: Coordinates) -> Int[Tensor, "*batch T 8"]:
+    """Coordinates as one int32 tensor."""
+    c = coordinates
+    parts = [c.index, c.document, c.segment, c.kind, c.full]
+    columns = torch.stack([part.to(torch.int32) for part in parts], dim=-1)
+    return torch.cat([columns, c.grid.to(torch.int32)], dim=-1)
+
+
+def unpack(packed: Int[Tensor, "*batch T 8"]) -> Coordinates:
+    """Inverse of `pack`."""
+    index, document, segment, kind, full = packed[..., :5].unbind(-1)
+    return Coordinates(index, document, segment, kind, full == 1, packed[..., 5:])
+
+
+def _longer(tensor: Tensor, axis: int, more: int, fill: int) -> Tensor:
+    shape = list(tensor.shape)
+    shape[axis] = more
+    return torch.cat([tensor, tensor.new_full(shape, fill)], dim=axis)

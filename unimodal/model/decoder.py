@@ -170,20 +170,18 @@ class Decoder(nn.Module):
         position: Float[Tensor, "B T 3"],
         coordinates: Coordinates,
         cache: Cache,
-        length: int,
     ) -> Float[Tensor, "B T D"]:
         """Hidden states of new positions, given the cache, which they enter.
 
         Args:
-            x: Embeddings of the new positions; rows may be padded at their end (document -1).
+            x: Embeddings of the new positions; rows may be padded (document -1).
             position: Their RoPE positions.
-            coordinates: Theirs; `index` is the slot in the cache.
+            coordinates: Theirs; `index` is the place in the row's stream.
             cache: Read and written.
-            length: Slots in use after this call.
         """
-        cache.place(coordinates, length)
+        cache.place(coordinates)
         rope = self.rope(position)
-        keys = cache.readable(length)
+        keys = cache.readable()
         masks: dict[tuple[Pattern, ...], Tensor] = {}
         for block, by_kind, layer in zip(self.blocks, self.patterns, cache.layers, strict=True):
             if by_kind not in masks:
@@ -191,8 +189,8 @@ class Decoder(nn.Module):
             x = cast(Block, block).step(x, rope, layer, masks[by_kind])
         return cast(Tensor, self.norm(x))
 
-    def new_cache(self, batch: int, capacity: int) -> Cache:
-        """An empty cache for `batch` rows of at most `capacity` positions."""
+    def new_cache(self, batch: int, capacity: int, dtype: torch.dtype | None = None) -> Cache:
+        """An empty cache for `batch` rows, with room for `capacity` positions at first."""
         c = self.config
         return Cache(
             c.num_layers,
@@ -200,7 +198,7 @@ class Decoder(nn.Module):
             capacity,
             c.num_kv_heads,
             c.head_dim,
-            self.norm.weight.dtype,
+            dtype or self.norm.weight.dtype,
             self.device,
         )
 

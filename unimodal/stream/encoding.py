@@ -284,10 +284,20 @@ def _frame(
         heads=heads,
         hidden=hidden,
         grid=tokens.grid.numpy(),
-        seconds=None if tokens.seconds is None else tokens.seconds.numpy(),
+        seconds=_clock(modality, tokens),
         features=_without(tokens.features, hidden),
         before=len(before),
     )
+
+
+def _clock(modality: Modality[Any, Any], tokens: Tokens) -> NDArray[np.float32] | None:
+    """Start times that place the positions.
+
+    Those of ids come from their cells alone: generation has to place an id before it is decoded.
+    """
+    if tokens.seconds is None or (modality.is_discrete and modality.seconds_per_cell is None):
+        return None
+    return tokens.seconds.numpy()
 
 
 def _without(features: Tensor | None, hidden: NDArray[np.bool_]) -> Tensor | None:

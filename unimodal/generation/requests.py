@@ -1,0 +1,136 @@
+"""Requests and answers of generation: plain values, without a model."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from unimodal.constraints import Constraint
+from unimodal.errors import ConfigError, UnimodalError
+from unimodal.stream import Document
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """How ids are drawn.
+
+    Attributes:
+        temperature: Divides the logits, at least 0; 0 takes the likeliest id.
+        top_k: Draw among this many likeliest ids, at least 1. None: all.
+        top_p: Draw among the likeliest ids that hold this share of the probability, in (0, 1].
+        seed: Of this request alone, at least 0. None: drawn from torch's global generator.
+    """
+
+    temperature: float = 1.0
+    top_k: int | None = None
+    top_p: float = 1.0
+    seed: int | None = None
+
+    def __post_init__(self) -> None:
+        if not (self.temperature >= 0 and self.temperature < float("inf")):
+            raise ConfigError(f"`temperature` must be at least 0, but is {self.temperature}.")
+        if self.top_k is not None and self.top_k < 1:
+            raise ConfigError(f"`top_k` must be at least 1, but is {self.top_k}.")
+        if not 0 < self.top_p <= 1:
+            raise ConfigError(f"`top_p` must lie in (0, 1], but is {self.top_p}.")
+        if self.seed is not None and not 0 <= self.seed < 2**63:
+            raise ConfigError(f"`seed` must lie in [0, 2**63), but is {self.seed}.")
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is given, and what is asked for.
+
+    Attributes:
+        document: The given segments, each with a value. Segments from the first asked one on are
+            left out.
+        asked: Modalities to write, in order. None: free switching, which the checkpoint must list
+            openers for. By default what the document's roles ask for.
+        sampling: How ids are drawn.
+        max_tokens: Ids that the answer may have in all, openers, headers and ends included. The
+            answer is always whole: ids that could not be finished within are never drawn.
+        constraints: Decode constraints, by modality.
+        prefix: A value that the first asked segment begins with, for layouts with an end.
+    """
+
+    document: Document
+    asked: Sequence[str] | None = ()
+    sampling: Sampling = field(default_factory=Sampling)
+    max_tokens: int = 256
+    constraints: Mapping[str, Sequence[Constraint]] = field(default_factory=dict)
+    prefix: Any = None
+
+    def wanted(self) -> list[str] | None:
+        """Modalities to write; None for free switching."""
+        if self.asked is None:
+            return None
+        return list(self.asked) or self.document.asked()
+
+    def constraints_of(self, name: str) -> tuple[Constraint, ...]:
+        """The request's constraints on a modality, with those of the document's asked segments."""
+        of_document = [
+            constraint
+            for segment in self.document.segments
+            if segment.role == "asked" and segment.modality == name
+            for constraint in segment.constraints
+        ]
+        return (*self.constraints.get(name, ()), *of_document)
+
+
+@dataclass(frozen=True)
+class Written:
+    """One generated segment.
+
+    Attributes:
+        modality: Ledger name.
+        value: The decoded value.
+        ids: Global ids after the opener: header, content, end.
+        logprobs: Log-probability of each id under the softmax of its head set, before temperature
+            and masks, in nats; 0 for forced ids.
+        forced: Which ids had no alternative and were appended, not drawn.
+    """
+
+    modality: str
+    value: Any
+    ids: list[int]
+    logprobs: list[float]
+    forced: list[bool]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The answer to one request.
+
+    Attributes:
+        segments: What was written, in order; empty if the request failed.
+        ids, logprobs, forced: Of the whole answer, openers included.
+        error: Why the request failed; it failed alone.
+    """
+
+    segments: list[Written] = field(default_factory=list)
+    ids: list[int] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
+    forced: list[bool] = field(default_factory=list)
+    error: UnimodalError | None = None
+
+    @property
+    def value(self) -> Any:
+        """The first written value.
+
+        Raises:
+            UnimodalError: the request's error, if it failed.
+        """
+        if self.error is not None:
+            raise self.error
+        if not self.segments:
+            raise ConfigError("The answer has no segment.", remedy="Ask for a modality.")
+        return self.segments[0].value
+
+    @property
+    def values(self) -> list[Any]:
+        """All written values."""
+        return [segment.value for segment in self.segments]
+
+    @property
+    def logprob(self) -> float:
+        """Log-probability of the whole answer, in nats."""
+        return sum(self.logprobs)
