@@ -24,7 +24,7 @@ class AddRmsNorm(torch.autograd.Function):
         eps: float,
         dtype: torch.dtype,
     ) -> tuple[Tensor, Tensor]:
-        total = x if update is None else torch.empty_like(x)
+        total = x if update is None else x.new_empty(x.shape)
         normed = torch.empty(x.shape, dtype=dtype, device=x.device)
         size = _rows(x)
         others = [normed] if update is None else [normed, update]
@@ -43,7 +43,7 @@ class AddRmsNorm(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         total, weight = ctx.saved_tensors
         grad_total, grad_normed = grads
-        grad = torch.empty_like(total)
+        grad = total.new_empty(total.shape)
         update = None
         if ctx.update_dtype is not None and ctx.update_dtype != total.dtype:
             update = torch.empty(total.shape, dtype=ctx.update_dtype, device=total.device)
