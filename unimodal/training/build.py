@@ -1,0 +1,199 @@
+"""What an experiment names, built: tokenizers fitted, vocabulary, decoder, tasks with their data.
+
+Tokenizers that have something to learn are fitted on training records before they enter a ledger.
+"""
+
+import dataclasses
+import itertools
+import logging
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from unimodal.errors import ConfigError, DataError
+from unimodal.media import FileRef
+from unimodal.modality import Modality, build_modality, fit
+from unimodal.model.config import DecoderConfig
+from unimodal.model.decoder import Decoder
+from unimodal.model.folder import grow, load_model
+from unimodal.tasks.base import TaskConfig, build_task, field_of, open_data
+from unimodal.tasks.defaults import default_tasks
+from unimodal.training.config import ExperimentConfig
+from unimodal.training.counters import permuted
+from unimodal.training.mixture import TaskStream
+from unimodal.vocabulary import Vocabulary
+
+log = logging.getLogger(__name__)
+HELD_OUT_SPLIT = "validation"
+TRAINING_SPLIT = "train"
+CHOSEN_ON_RESUME = ("dropout", "z_loss")
+"""Fields of the decoder's config that fine-tuning takes from the experiment."""
+
+
+def task_configs(config: ExperimentConfig) -> dict[str, TaskConfig]:
+    """The experiment's tasks, each with the data that it reads in the end."""
+    return {
+        name: dataclasses.replace(task, data=config.task_data(name))
+        for name, task in config.tasks.items()
+    }
+
+
+def resolve_tasks(config: ExperimentConfig, vocabulary: Vocabulary) -> dict[str, TaskConfig]:
+    """The tasks, or, where none is written, those that follow from the data's fields.
+
+    Raises:
+        ConfigError: if there are neither tasks nor data.
+    """
+    if config.tasks:
+        return task_configs(config)
+    if config.data.name is None and config.data.path is None:
+        raise ConfigError(
+            "The experiment has no tasks and no data.",
+            remedy="Choose one (`experiment=NAME`), or write `tasks:` or `data.path=`.",
+        )
+    return default_tasks(vocabulary, config.data)
+
+
+def build_vocabulary(config: ExperimentConfig, *, fitted: bool = True) -> Vocabulary:
+    """The vocabulary of a new run.
+
+    Args:
+        config: Names modalities, and the data on which they are fitted.
+        fitted: Fit what needs it. Without it, such a modality is refused.
+
+    Raises:
+        ConfigError: if a modality or a key of its config is unknown, or there is none.
+    """
+    if not config.modalities:
+        raise ConfigError(
+            "The experiment names no modalities.",
+            remedy="Choose an experiment (`experiment=NAME`), or write `modalities:`.",
+        )
+    built = {name: build_modality(name, given or {}) for name, given in config.modalities.items()}
+    if fitted:
+        fit_all(built, config)
+    return Vocabulary.of(built, config.openers)
+
+
+def fit_all(built: Mapping[str, Modality[Any, Any]], config: ExperimentConfig) -> None:
+    """Fit every modality that needs it on training records.
+
+    Raises:
+        DataError: if no task has values for one.
+    """
+    for name, modality in built.items():
+        if not modality.needs_fit:
+            continue
+        values = list(_values(name, modality, config))
+        if not values:
+            raise DataError(
+                f"Modality `{name}` must be fitted, but no task has values of it.",
+                remedy=f"Name a task whose records hold `{field_of(name)}`, or give the modality "
+                "a trained tokenizer.",
+            )
+        log.info("Fitting `%s` on %d values.", name, len(values))
+        fit(modality, values)
+
+
+def _values(name: str, modality: Modality[Any, Any], config: ExperimentConfig) -> Iterator[Any]:
+    """Values of a modality in the training records, and in what the tasks themselves write."""
+    limit = config.training.fit_documents
+    tasks = list(task_configs(config).values()) or [TaskConfig(data=config.data, target=name)]
+    seen: list[tuple[Any, str]] = []
+    for task in tasks:
+        if modality.value_type is str and name == task.options.get("prompt_modality", task.target):
+            yield from task.options.get("prompts", ())
+        for field in _fields(name, task):
+            if (task.data, field) in seen:
+                continue
+            seen.append((task.data, field))
+            source = open_data(task.data, TRAINING_SPLIT)
+            # A spread sample: a data set may be sorted.
+            places = (permuted(i, len(source), len(source)) for i in range(len(source)))
+            for place in itertools.islice(places, limit):
+                yield from _read(source[place].get(field), modality)
+
+
+def _fields(name: str, task: TaskConfig) -> list[str]:
+    found = [field for field, used in task.options.get("context", {}).items() if used == name]
+    for role, used in (("source_field", task.source), ("target_field", task.target)):
+        if used == name:
+            found.append(task.options.get(role) or field_of(name))
+    return found
+
+
+def _read(found: Any, modality: Modality[Any, Any]) -> Iterable[Any]:
+    if found is None:
+        return ()
+    if isinstance(found, FileRef):
+        return (modality.read(found.path),)
+    if isinstance(found, list | tuple) and modality.value_type is str:
+        return found
+    return (found,)
+
+
+def build_streams(
+    tasks: Mapping[str, TaskConfig], vocabulary: Vocabulary, split: str
+) -> dict[str, TaskStream]:
+    """Every task with its records of one split.
+
+    Raises:
+        ConfigError, DataError: if a task or its data are not there.
+    """
+    streams = {}
+    for name, config in tasks.items():
+        task = build_task(name, config, vocabulary)
+        streams[name] = TaskStream(task, task.open(split), config.weight)
+    return streams
+
+
+def decoder_from(folder: Path, config: ExperimentConfig) -> Decoder:
+    """The decoder of another run as the beginning of this one.
+
+    Its shape and tokenizers are those of the other run; modalities that it lacks are appended.
+
+    Raises:
+        CheckpointError: if the folder holds no model.
+        ConfigError: if the experiment asks for another shape.
+        VocabularyError: if it configures a shared modality otherwise.
+    """
+    old = load_model(folder)
+    check_shape(config.model, old.config, folder)
+    lacking = {
+        n: given for n, given in config.modalities.items() if n not in old.vocabulary.entries
+    }
+    ledger = old.vocabulary
+    added = {name: build_modality(name, given or {}) for name, given in lacking.items()}
+    fit_all(added, config)
+    states = {name: modality.state() for name, modality in ledger.modalities.items()}
+    vocabulary = Vocabulary.from_json(ledger.to_json(), states)
+    for name, modality in added.items():
+        vocabulary.add(name, modality)
+    vocabulary.openers_listed += [n for n in config.openers if n not in vocabulary.openers_listed]
+    old.config = dataclasses.replace(
+        old.config,
+        patterns={**old.config.patterns, **config.model.patterns},
+        **{name: getattr(config.model, name) for name in CHOSEN_ON_RESUME},
+    )
+    return grow(old, vocabulary)
+
+
+def check_shape(asked: DecoderConfig, have: DecoderConfig, folder: Path) -> None:
+    """Check that an experiment asks for the shape that a model has, or for the default one.
+
+    Raises:
+        ConfigError: naming the first field that differs.
+    """
+    default = DecoderConfig()
+    for field in dataclasses.fields(DecoderConfig):
+        name = field.name
+        if name in (*CHOSEN_ON_RESUME, "patterns", "seed", "init_std"):
+            continue
+        wanted = getattr(asked, name)
+        if wanted not in (getattr(default, name), getattr(have, name)):
+            raise ConfigError(
+                f"`model.{name}` is {wanted!r}, but the model that the run starts from has "
+                f"{getattr(have, name)!r}.",
+                subject=str(folder),
+                remedy="Leave `model` out: the run takes its shape from there.",
+            )

@@ -1,0 +1,106 @@
+"""From plain settings to an `ExperimentConfig`, with errors that say what to write instead.
+
+The only place, with `main`, that sees OmegaConf. Unknown keys fail with a suggestion, wrong types
+and values name the key.
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from hydra.errors import HydraException, MissingConfigException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
+
+from unimodal.errors import ConfigError
+from unimodal.registry import did_you_mean
+from unimodal.training.config import ExperimentConfig
+
+
+def from_dict(*settings: Mapping[str, Any]) -> ExperimentConfig:
+    """An experiment from nested settings; later ones win. Dotted keys reach into nested ones.
+
+    Raises:
+        ConfigError: on an unknown key, or a value of the wrong type or range.
+    """
+    with config_errors():
+        merged = OmegaConf.structured(ExperimentConfig)
+        for given in settings:
+            nested = OmegaConf.create({k: v for k, v in given.items() if "." not in k})
+            merged = OmegaConf.merge(merged, nested)
+            for key, value in given.items():
+                if "." in key:
+                    OmegaConf.update(merged, key, value, merge=True)
+        return to_experiment(merged)
+
+
+def to_experiment(config: Any) -> ExperimentConfig:
+    """The experiment of a composed config: the one conversion of a run.
+
+    Raises:
+        ConfigError: on a value of the wrong type or range.
+    """
+    with config_errors():
+        experiment = OmegaConf.to_object(config)
+    if not isinstance(experiment, ExperimentConfig):
+        raise ConfigError("The config is not an experiment: its schema is missing.")
+    return experiment
+
+
+@contextmanager
+def config_errors() -> Iterator[None]:
+    """Turn Hydra's and OmegaConf's errors into `ConfigError`."""
+    try:
+        yield
+    except (HydraException, OmegaConfBaseException) as error:
+        raise as_config_error(error) from error
+
+
+def as_config_error(error: Exception) -> ConfigError:
+    """The error in our words, with the nearest key where one is unknown."""
+    if isinstance(error, MissingConfigException):
+        return _missing(error)
+    for cause in _causes(error):
+        if isinstance(cause, ConfigKeyError | ConfigAttributeError):
+            return _unknown_key(cause)
+    for cause in _causes(error):
+        if isinstance(cause, OmegaConfBaseException):
+            key = getattr(cause, "full_key", None)
+            return ConfigError(_first_line(cause), subject=f"`{key}`" if key else None)
+    return ConfigError(_first_line(error), remedy="`unimodal train --help` shows how to override.")
+
+
+def _unknown_key(error: OmegaConfBaseException) -> ConfigError:
+    full = str(getattr(error, "full_key", "") or getattr(error, "key", ""))
+    parent = getattr(error, "parent_node", None)
+    known = [str(key) for key in parent] if isinstance(parent, DictConfig) else []
+    path, _, name = full.rpartition(".")
+    near = did_you_mean(name, known) if known else ""
+    remedy = f"{near} To add a key to a free table, write `+{full}=...`."
+    return ConfigError(
+        f"Unknown key `{name}`.",
+        subject=f"`{path}`" if path else None,
+        remedy=remedy.strip(),
+    )
+
+
+def _missing(error: MissingConfigException) -> ConfigError:
+    missing = str(error.missing_cfg_file or "")
+    group, _, name = missing.rpartition("/")
+    if error.options:
+        what = f"There is no {group or 'config'} `{name}`."
+        return ConfigError(what, remedy=did_you_mean(name, list(error.options)))
+    return ConfigError(
+        _first_line(error), remedy="Check the name; --config-dir adds a folder of your own."
+    )
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _first_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__

@@ -1,0 +1,119 @@
+"""Losses on held-out documents: the same ones, in the same rows, at every measurement."""
+
+import logging
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from unimodal.errors import DataError, UnimodalError
+from unimodal.stream import (
+    Batch,
+    Document,
+    EncodedDocument,
+    Packer,
+    PackingConfig,
+    StreamConfig,
+    collate,
+    encode_document,
+)
+from unimodal.training.counters import generator, key_of, permuted
+from unimodal.training.metrics import TaskLosses
+from unimodal.training.mixture import TaskStream
+from unimodal.training.ranks import rank, world_size
+from unimodal.training.trainee import Precision, Trainee
+from unimodal.vocabulary import Vocabulary
+
+log = logging.getLogger(__name__)
+_PURPOSE = 4
+
+
+class HeldOut:
+    """Held-out documents of every task, packed once.
+
+    Args:
+        streams: Tasks with their held-out records.
+        vocabulary: Source of ids.
+        stream: The clock of positions.
+        packing: Rows.
+        documents: Documents of each task, at most.
+        rows_per_batch: Rows computed at once.
+        seed: Chooses the documents, and their crops and masks.
+    """
+
+    def __init__(
+        self,
+        streams: Mapping[str, TaskStream],
+        vocabulary: Vocabulary,
+        stream: StreamConfig,
+        packing: PackingConfig,
+        *,
+        documents: int,
+        rows_per_batch: int,
+        seed: int,
+    ):
+        self.tasks = list(streams)
+        self.units: dict[str, tuple[str, float]] = {}
+        self.counts: dict[str, int] = dict.fromkeys(self.tasks, 0)
+        encoded: list[EncodedDocument] = []
+        for name, chosen in streams.items():
+            order = key_of(f"{seed}:{_PURPOSE}:{name}")
+            size = len(chosen.source)
+            for k in range(min(documents, size)):
+                rng = generator(seed, _PURPOSE, order, k)
+                try:
+                    record = chosen.source[permuted(k, size, order)]
+                    document = chosen.task.document(record, rng)
+                    item = encode_document(document, vocabulary, stream, rng)
+                    if len(item) > packing.row_length:
+                        raise DataError(f"It has {len(item)} positions, more than a row holds.")
+                except (UnimodalError, OSError) as error:
+                    log.warning("Held-out sample %d of task `%s` is left out: %s", k, name, error)
+                    continue
+                encoded.append(item)
+                self.counts[name] += 1
+                self._add_units(name, document, vocabulary)
+        packer: Packer[int] = Packer(packing, iter(list(enumerate(encoded))))
+        rows = packer.rows(len(encoded))
+        self.batches: list[Batch] = [
+            collate(rows[start : start + rows_per_batch], packing.row_length, vocabulary)
+            for start in range(0, len(rows), rows_per_batch)
+        ][rank() :: world_size()]
+
+    @torch.no_grad()
+    def measure(
+        self, trainee: Trainee, device: torch.device, precision: Precision
+    ) -> dict[str, Any]:
+        """Loss over all held-out documents, nats an id and bits a raw unit of each task.
+
+        Bits a raw unit count every predicted id, control ids included, over the raw units of the
+        values that carry loss; only for lossless modalities.
+        """
+        if not self.batches and world_size() == 1:
+            return {}
+        losses = TaskLosses(self.tasks, device)
+        trainee.train(False)
+        for batch in self.batches:
+            moved = batch.to(device)
+            with precision.autocast(device):
+                output = trainee.loss(moved)
+            losses.add(moved, output.nll)
+        trainee.train(True)
+        measured = losses.reduced()
+        nats = losses.reduced_nats()
+        measured["bits"] = {
+            f"{name}_per_{unit}": nats[name] / math.log(2) / count
+            for name, (unit, count) in self.units.items()
+            if count
+        }
+        return measured
+
+    def _add_units(self, name: str, document: Document, vocabulary: Vocabulary) -> None:
+        for segment in document.segments:
+            modality = vocabulary.modality(segment.modality)
+            if segment.objective != "next" or segment.weight == 0 or not modality.is_lossless:
+                continue
+            unit, count = self.units.get(name, (modality.raw_unit, 0.0))
+            if unit == modality.raw_unit:
+                self.units[name] = unit, count + modality.raw_units(segment.value)

@@ -1,0 +1,49 @@
+"""Requests to stop: SIGTERM, SIGINT and SIGUSR1 set a flag that every loop polls.
+
+A loop that sees the flag finishes its step, saves, and the process exits with code 85. A second
+SIGINT interrupts at once.
+"""
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+SIGNALS = ("SIGTERM", "SIGINT", "SIGUSR1")
+
+
+class StopFlag:
+    """Whether somebody asked to stop, and by what."""
+
+    def __init__(self) -> None:
+        self.reason: str | None = None
+
+    def set(self, reason: str) -> None:
+        """Ask to stop."""
+        self.reason = self.reason or reason
+
+    def __bool__(self) -> bool:
+        return self.reason is not None
+
+
+@contextmanager
+def stop_on_signals() -> Iterator[StopFlag]:
+    """A flag that the signals set while the context is open. Other threads never see one set."""
+    flag = StopFlag()
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        if flag and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        flag.set(signal.Signals(number).name)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield flag
+        return
+    numbers = [getattr(signal, name) for name in SIGNALS if hasattr(signal, name)]
+    before = {number: signal.signal(number, handle) for number in numbers}
+    try:
+        yield flag
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

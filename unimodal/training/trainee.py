@@ -1,0 +1,88 @@
+"""What the loop trains, and in which precision: decoders, and whatever else has a loss."""
+
+import contextlib
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+
+from unimodal.errors import BackendUnavailableError
+from unimodal.model.decoder import LossOutput
+from unimodal.stream import Batch
+
+
+class Trainee(Protocol):
+    """A module with a loss; `unimodal.model.decoder.Decoder` is one."""
+
+    def loss(self, batch: Batch) -> LossOutput:
+        """sum(weight x nll) of a batch, with gradient, and its parts."""
+        ...
+
+    def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """Its parameters, in a fixed order."""
+        ...
+
+    def train(self, mode: bool = True) -> Any:
+        """Switch dropout and the like on or off."""
+        ...
+
+
+@dataclass(frozen=True)
+class Precision:
+    """What matrix products are computed in; weights and sums stay in float32.
+
+    Attributes:
+        name: `fp32` or `bf16`.
+        reason: Why, for the log.
+    """
+
+    name: str
+    reason: str
+
+    def autocast(self, device: torch.device) -> AbstractContextManager[Any]:
+        """The context of a forward pass."""
+        if self.name == "fp32":
+            return contextlib.nullcontext()
+        return torch.autocast(device.type, dtype=torch.bfloat16)
+
+
+def choose_precision(wanted: str, device: torch.device) -> Precision:
+    """The precision of a run.
+
+    Args:
+        wanted: `auto`, `fp32` or `bf16`.
+        device: Where it runs.
+    """
+    if wanted != "auto":
+        return Precision(wanted, "asked for")
+    if device.type == "cpu":
+        if torch.cpu._is_amx_tile_supported():
+            return Precision("bf16", "this CPU has AMX")
+        return Precision("fp32", "this CPU has no AMX")
+    if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False):
+        return Precision("bf16", "this GPU computes in bf16")
+    return Precision("fp32", f"{device.type} does not compute in bf16")
+
+
+def choose_device(wanted: str) -> torch.device:
+    """The device of a run.
+
+    Raises:
+        BackendUnavailableError: if the one that is asked for is not there.
+    """
+    there = {
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+        "cpu": True,
+    }
+    if wanted == "auto":
+        return torch.device(next(name for name, is_there in there.items() if is_there))
+    if not there.get(wanted, False):
+        raise BackendUnavailableError(
+            f"`device` is {wanted}, but PyTorch finds none on this machine.",
+            remedy="Use device=cpu, or install a PyTorch build for the device.",
+        )
+    return torch.device(wanted)
