@@ -360,8 +360,8 @@ class DocumentCursor:
         self.grammars = grammars
         self.pending = None if asked is None else list(asked)
         self.switch = switch
-        self.segment = inside
-        self.done = not (inside or asked is None or asked)
+        self.segment = None if inside is None or inside.done else inside
+        self.done = not (self.segment or asked is None or asked)
 
     def shortest(self) -> int:
         """Fewest ids that finish the answer from here."""
