@@ -67,7 +67,11 @@ def decode_audio(content: Content, limits: MediaLimits) -> tuple[NDArray[np.floa
     """
     with _opened(content, limits) as container:
         if not container.streams.audio:
-            raise MediaError("The file has no sound track.", subject=content.name)
+            raise MediaError(
+                "The file has no sound track.",
+                subject=content.name,
+                remedy="Give a sound file, or a video with sound.",
+            )
         stream = container.streams.audio[0]
         _check_codec(content, stream.codec_context.name, _AUDIO_CODECS)
         rate, channels = int(stream.rate or 0), int(stream.channels)
@@ -83,7 +87,7 @@ def decode_audio(content: Content, limits: MediaLimits) -> tuple[NDArray[np.floa
             check_header(content.name, rate, channels, count, limits)
             blocks.append(check_block(content.name, mono, limits))
     if count == 0:
-        raise MediaError("The sound has no samples.", subject=content.name)
+        raise cut(content.name, "the sound has no samples")
     if count < 0.95 * declared * rate - 4096:
         raise cut(content.name, f"it declares {declared:.2f} s and {count / rate:.2f} s decode")
     return np.concatenate(blocks), rate
@@ -110,10 +114,22 @@ def decode_video(
     """Frames uint8 [t, h, w, 3] and their rate; see `read_video`."""
     with _opened(content, limits) as container:
         if not container.streams.video:
-            raise MediaError("The file has no video track.", subject=content.name)
+            raise MediaError(
+                "The file has no video track.",
+                subject=content.name,
+                remedy="Read it with `read_audio`.",
+            )
         stream = container.streams.video[0]
         _check_codec(content, stream.codec_context.name, _VIDEO_CODECS)
-        check_size(content.name, stream.codec_context.width, stream.codec_context.height, limits)
+        width, height = stream.codec_context.width, stream.codec_context.height
+        if width == 0 or height == 0:  # what FFmpeg makes of more than `max_pixels`
+            raise MediaError(
+                f"A frame may have 1 to {limits.max_image_pixels:,} pixels, which is not what the "
+                "header declares.",
+                subject=content.name,
+                remedy="Scale the video down, or raise `max_image_pixels` in `MediaLimits`.",
+            )
+        check_size(content.name, width, height, limits)
         source_rate = float(stream.average_rate or stream.guessed_rate or 0.0)
         if not 0.01 <= source_rate <= 10_000:
             raise MediaError(
@@ -133,7 +149,7 @@ def decode_video(
         declared = stream.frames
     sampler.finish()
     if sampler.decoded == 0:
-        raise MediaError("The video has no frames.", subject=content.name)
+        raise cut(content.name, "the video has no frames")
     if sampler.decoded < 0.95 * declared - 2:
         raise cut(content.name, f"it declares {declared:,} frames and {sampler.decoded:,} decode")
     return kept.take(), frame_rate_hz or source_rate

@@ -10,8 +10,7 @@ import re
 import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from io import BytesIO
-from typing import BinaryIO
+from io import BufferedIOBase, BytesIO
 
 from Bio.SeqIO.FastaIO import SimpleFastaParser
 
@@ -63,7 +62,8 @@ def read_fasta(source: Source, limits: MediaLimits = DEFAULT_LIMITS) -> Iterator
         with _open(source) as raw:
             head = raw.read(2)
             raw.seek(0)
-            stream = gzip.GzipFile(fileobj=raw) if head == b"\x1f\x8b" else raw
+            packed = head == b"\x1f\x8b"
+            stream: BufferedIOBase = gzip.GzipFile(fileobj=raw) if packed else raw
             lines = _lines(stream, raw, name, limits)
             for count, (title, bases) in enumerate(_parse(lines), start=1):
                 yield _record(title, bases, f"{name}, record {count}", limits)
@@ -128,12 +128,12 @@ def _is_protein(bases: str) -> bool:
     return set(bases.upper()) <= set("ACDEFGHIKLMNPQRSTVWYXBZUOJ*-")
 
 
-def _open(source: Source) -> BinaryIO:
+def _open(source: Source) -> BufferedIOBase:
     return BytesIO(source) if isinstance(source, bytes) else open(source, "rb")
 
 
 def _lines(
-    stream: BinaryIO | gzip.GzipFile, raw: BinaryIO, name: str, limits: MediaLimits
+    stream: BufferedIOBase, raw: BufferedIOBase, name: str, limits: MediaLimits
 ) -> Iterator[str]:
     """Decoded lines of bounded length and total; the first non-blank one must start with ">"."""
     total, number, begun = 0, 0, False
@@ -163,7 +163,11 @@ def _lines(
             raise _too_long(f"{name}, line {number}", limits)
         yield _decode(line, name, number)
     if not begun:
-        raise MediaError("The file holds no FASTA record.", subject=name)
+        raise MediaError(
+            "The file holds no FASTA record.",
+            subject=name,
+            remedy="Give a nucleotide FASTA file.",
+        )
 
 
 def _decode(line: bytes, name: str, number: int) -> str:

@@ -7,6 +7,7 @@ refused here first, from the header and from the container's own end mark.
 import io
 import os
 import warnings
+from typing import Any
 
 import numpy as np
 import PIL.Image
@@ -49,6 +50,12 @@ def read_image(source: Source, limits: MediaLimits = DEFAULT_LIMITS) -> Image:
                 pixels = _to_rgb(picture, content.name)
     except MediaError:
         raise
+    except PIL.Image.DecompressionBombError:
+        raise MediaError(
+            f"A picture may have {limits.max_image_pixels:,} pixels, but this one has far more.",
+            subject=content.name,
+            remedy="Scale it down.",
+        ) from None
     except Exception as error:
         raise cut(content.name, f"{content.format} does not decode ({_reason(error)})") from None
     return Image(torch.from_numpy(pixels))
@@ -79,7 +86,11 @@ def write_image(image: Image, path: str | os.PathLike[str]) -> None:
 def check_size(name: str, width: int, height: int, limits: MediaLimits) -> None:
     """Raise MediaError unless a picture or frame of this size is within the limits."""
     if width < 1 or height < 1:
-        raise MediaError(f"The picture has no pixels ({width} x {height}).", subject=name)
+        raise MediaError(
+            f"The picture has no pixels ({width} x {height}).",
+            subject=name,
+            remedy="Export it again.",
+        )
     if max(width, height) > limits.max_image_side or width * height > limits.max_image_pixels:
         raise MediaError(
             f"A picture may have {limits.max_image_pixels:,} pixels and "
@@ -91,24 +102,32 @@ def check_size(name: str, width: int, height: int, limits: MediaLimits) -> None:
 
 def _to_rgb(picture: PIL.Image.Image, name: str) -> NDArray[np.uint8]:
     """uint8 [h, w, 3] of a loaded picture."""
-    upright = PIL.ImageOps.exif_transpose(picture)
-    if upright.mode in _WIDE_MODES:
-        wide = np.asarray(upright).astype(np.int64)
-        if wide.min() < 0 or wide.max() > 65_535:
-            raise MediaError("Grey values must lie in 0 to 65,535.", subject=name)
-        grey = ((wide + 128) // 257).astype(np.uint8)
-        return np.repeat(grey[:, :, None], 3, axis=2)
-    if upright.mode not in _MODES:
+    PIL.ImageOps.exif_transpose(picture, in_place=True)
+    if picture.mode in _WIDE_MODES:
+        return _narrow(np.asarray(picture), name)
+    if picture.mode not in _MODES:
         raise MediaError(
-            f"Pictures of Pillow mode {upright.mode!r} are not accepted.",
+            f"Pictures of Pillow mode {picture.mode!r} are not accepted.",
             subject=name,
             remedy="Convert it to 8-bit RGB.",
         )
-    if upright.mode in ("PA", "LA", "La", "RGBa", "RGBA") or "transparency" in upright.info:
-        layer = upright.convert("RGBA")
-        white = PIL.Image.new("RGBA", layer.size, (255, 255, 255, 255))
-        return np.array(PIL.Image.alpha_composite(white, layer).convert("RGB"))
-    return np.array(upright.convert("RGB"))
+    if "A" in picture.getbands() or "a" in picture.getbands() or "transparency" in picture.info:
+        layer = picture if picture.mode == "RGBA" else picture.convert("RGBA")
+        opaque = PIL.Image.new("RGB", layer.size, (255, 255, 255))
+        opaque.paste(layer, mask=layer.getchannel("A"))
+        return np.array(opaque)
+    return np.array(picture if picture.mode == "RGB" else picture.convert("RGB"))
+
+
+def _narrow(wide: NDArray[Any], name: str) -> NDArray[np.uint8]:
+    """16-bit grey [h, w] to 8-bit RGB by round(x / 257), a band of rows at a time."""
+    pixels = np.empty((*wide.shape, 3), np.uint8)
+    for top in range(0, len(wide), 256):
+        band = wide[top : top + 256].astype(np.int32)
+        if band.min() < 0 or band.max() > 65_535:
+            raise MediaError("Grey values must lie in 0 to 65,535.", subject=name)
+        pixels[top : top + 256] = ((band + 128) // 257)[:, :, None]
+    return pixels
 
 
 def _reason(error: Exception) -> str:
