@@ -123,7 +123,7 @@ def test_classification_collects_its_labels_from_training_records(vocabulary: Vo
         task.choices()
     task.observe([{**RECORD, "text": word} for word in ("pear", "apple", "pear")])
     assert task.choices() == ("apple", "pear")
-    candidates = task.candidates(RECORD)  # type: ignore[attr-defined]
+    candidates = task.candidates(RECORD)
     assert [d.segments[-1].value for d in candidates] == ["apple", "pear"]
     assert all(d.segments[0].value is RECORD["curve"] for d in candidates)
 

@@ -5,11 +5,10 @@ labels are those of the options, else all that the training records hold.
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from unimodal.errors import ConfigError, DataError
-from unimodal.stream import Document, Segment
 from unimodal.tasks.base import Mode, Record, tasks
 from unimodal.tasks.translate import TranslateOptions, TranslateTask
 
@@ -68,20 +67,6 @@ class ClassifyTask(TranslateTask):
                 remedy="Name them in the option `labels`, or call `observe` with training records.",
             )
         return labels
-
-    def candidates(self, record: Record) -> list[Document]:
-        """One document a label, in the order of `choices`: the likeliest target is the answer."""
-        given = self.request(record).segments[:-1]
-        documents = []
-        for label in self.choices():
-            target = Segment(self.config.target, label, objective="next", role="asked")
-            documents.append(self._document(record, [*given, target]))
-        return documents
-
-    def with_answer(self, document: Document, answer: Any) -> Document:
-        """A request with its asked segment filled in."""
-        *given, asked = document.segments
-        return replace(document, segments=(*given, replace(asked, value=answer, objective="next")))
 
     def default_metrics(self) -> Sequence[str]:
         return ("exact_match",)

@@ -1,0 +1,367 @@
+"""Evaluation: every task of a model on held-out records, each score beside its best baseline.
+
+How a task is scored follows from its mode: answers are generated and compared (`generate`), chosen
+by likelihood among the labels (`choose`), or the value itself is measured in bits a raw unit
+(`likelihood`). All scores of a task, the baselines' too, are over the same records.
+"""
+
+import logging
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unimodal.data.sources import Source
+from unimodal.errors import BackendUnavailableError, ConfigError
+from unimodal.evaluation.baselines import Outcome, baselines
+from unimodal.evaluation.likelihood import document_nats
+from unimodal.evaluation.metrics import (
+    Metric,
+    Pairs,
+    margin_error,
+    metrics,
+    ratio,
+    standard_error,
+)
+from unimodal.evaluation.results import Results
+from unimodal.generation import Request, Sampling, generate
+from unimodal.model.decoder import Decoder
+from unimodal.stream import Document
+from unimodal.tasks.base import Example, Record, Task
+
+log = logging.getLogger(__name__)
+HELD_OUT = ("test", "validation")
+"""Splits that `split="auto"` tries, in this order."""
+
+
+@dataclass(kw_only=True)
+class EvaluationConfig:
+    """How tasks are scored."""
+
+    split: str = "auto"
+    """Split of the data; `auto`: `test` where the data has one, else `validation`."""
+
+    limit: int = 400
+    """Records of each task, at most; drawn by `seed`. 0: all."""
+
+    seed: int = 0
+    """Draws records, and seeds the bootstrap and the baselines."""
+
+    batch_size: int = 32
+    """Requests that are generated at once."""
+
+    max_tokens: int = 128
+    """Longest generated answer, in ids."""
+
+    baseline_records: int = 4000
+    """Training records that neighbours, linear models and majorities see, at most."""
+
+    num_examples: int = 12
+    """Examples of each task that are kept for the report."""
+
+    command: str = ""
+    """The command that gives these results, recorded beside them."""
+
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "max_tokens", "baseline_records"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"`{name}` must be at least 1, but is {getattr(self, name)}.")
+        if self.limit < 0:
+            raise ConfigError(f"`limit` must be at least 0, but is {self.limit}.")
+
+
+@dataclass
+class Evaluation:
+    """What an evaluation found.
+
+    Attributes:
+        results: Scores in the one form.
+        examples: Some examples of each task, for the report.
+        notes: What could not be computed, and why.
+    """
+
+    results: Results = field(default_factory=dict)
+    examples: dict[str, list[Example]] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+
+class Records(Sequence[Record]):
+    """Some records of a source, each made once.
+
+    Args:
+        source: Where they come from.
+        indices: Which.
+    """
+
+    def __init__(self, source: Source, indices: Sequence[int]):
+        self._source, self._indices = source, indices
+        self._made: dict[int, Record] = {}
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    @overload
+    def __getitem__(self, index: int) -> Record: ...
+    @overload
+    def __getitem__(self, index: slice) -> "Records": ...
+    def __getitem__(self, index: int | slice) -> "Record | Records":
+        if isinstance(index, slice):
+            return Records(self._source, self._indices[index])
+        place = self._indices[index]
+        if place not in self._made:
+            self._made[place] = self._source[place]
+        return self._made[place]
+
+
+def evaluate(
+    decoder: Decoder,
+    tasks: Mapping[str, Task],
+    config: EvaluationConfig | None = None,
+    *,
+    progress: Callable[[str, int, int], None] | None = None,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> Evaluation:
+    """Score tasks.
+
+    Args:
+        decoder: The model.
+        tasks: Tasks by name.
+        config: Split, limits, seed.
+        progress: Called with (task, records done, records in all).
+        should_stop: Polled between batches; True raises KeyboardInterrupt.
+
+    Raises:
+        ConfigError: if a task has no held-out records.
+        BackendUnavailableError: if a metric needs a package that is not installed.
+    """
+    config = config or EvaluationConfig()
+    evaluation = Evaluation()
+    for name, task in tasks.items():
+        split, source = _open_held_out(task, config.split)
+        test = Records(source, _drawn(len(source), config.limit, config.seed))
+        training = task.open("train")
+        train = Records(training, _drawn(len(training), config.baseline_records, config.seed))
+        step = _Step(name, len(test), progress, should_stop)
+        if task.mode == "likelihood":
+            whole = Records(training, range(len(training)))
+            scored = _score_bits(decoder, task, test, whole, config, step, evaluation)
+        else:
+            task.observe(train)
+            scored = _score_answers(decoder, task, test, train, config, step, evaluation)
+        for entry in scored.values():
+            entry |= {"n": len(test), "split": split, "seed": config.seed}
+            entry["command"] = config.command
+        evaluation.results[name] = scored
+    return evaluation
+
+
+@dataclass
+class _Step:
+    """Progress of one task."""
+
+    name: str
+    total: int
+    progress: Callable[[str, int, int], None] | None
+    should_stop: Callable[[], bool]
+
+    def batches(self, items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
+        """Slices of `items`, with the progress told before and after each."""
+        for start in range(0, len(items), size):
+            self.tell(start)
+            if self.should_stop():
+                raise KeyboardInterrupt(f"asked to stop while scoring `{self.name}`")
+            yield [items[i] for i in range(start, min(start + size, len(items)))]
+        self.tell(len(items))
+
+    def tell(self, done: int) -> None:
+        if self.progress is not None:
+            self.progress(self.name, done, self.total)
+
+
+def _open_held_out(task: Task, split: str) -> tuple[str, Source]:
+    for name in HELD_OUT if split == "auto" else (split,):
+        try:
+            source = task.open(name)
+        except ConfigError:
+            if split != "auto":
+                raise
+            continue
+        if len(source):
+            return name, source
+    wanted = " or ".join(HELD_OUT) if split == "auto" else split
+    raise ConfigError(
+        f"The data has no record in the split {wanted}.",
+        subject=f"task `{task.name}`",
+        remedy="Hold out some records, or name another split.",
+    )
+
+
+def _drawn(size: int, limit: int, seed: int) -> list[int]:
+    """Indices of at most `limit` records, in order."""
+    if not limit or size <= limit:
+        return list(range(size))
+    return sorted(np.random.default_rng(seed).choice(size, limit, replace=False).tolist())
+
+
+# Answers
+
+
+def _score_answers(
+    decoder: Decoder,
+    task: Task,
+    test: Records,
+    train: Records,
+    config: EvaluationConfig,
+    step: _Step,
+    evaluation: Evaluation,
+) -> dict[str, dict[str, Any]]:
+    answer = _choose if task.mode == "choose" else _generate
+    answers = [
+        a
+        for part in step.batches(test, config.batch_size)
+        for a in answer(decoder, task, part, config)
+    ]
+    truths = [task.truth(record) for record in test]
+    failed = sum(value is None for value in answers)
+    if failed:
+        evaluation.notes.append(f"{step.name}: {failed} of {len(test)} requests failed.")
+    evaluation.examples[step.name] = [
+        Example(test[i], answers[i], truths[i]) for i in range(min(config.num_examples, len(test)))
+    ]
+    outcomes = _outcomes(task, train, test, config, evaluation, "answers")
+    scored = {}
+    for number, metric_name in enumerate(task.metrics):
+        metric = metrics.get(metric_name)
+        mine = metric.pairs(_written(answers, task), truths, task.target)
+        others = {o.name: metric.pairs(o.answers or [], truths, task.target) for o in outcomes}
+        scored[metric_name] = _entry(metric, mine, others, config.seed)
+        scored[metric_name]["headline"] = number == 0
+    return scored
+
+
+def _generate(
+    decoder: Decoder, task: Task, records: Sequence[Record], config: EvaluationConfig
+) -> list[Any]:
+    sampling = Sampling(temperature=0.0)
+    requests = [
+        Request(task.request(record), sampling=sampling, max_tokens=config.max_tokens)
+        for record in records
+    ]
+    return [
+        None if answer.error is not None else answer.value for answer in generate(decoder, requests)
+    ]
+
+
+def _choose(
+    decoder: Decoder, task: Task, records: Sequence[Record], config: EvaluationConfig
+) -> list[Any]:
+    choices = task.choices()
+    documents = [d for record in records for d in task.candidates(record)]
+    nats = document_nats(decoder, documents).reshape(len(records), len(choices))
+    return [choices[i] for i in nats.argmin(axis=1)]
+
+
+def _written(answers: Sequence[Any], task: Task) -> list[Any]:
+    """A request that failed counts as an empty string where strings are compared."""
+    if task.target.value_type is str:
+        return ["" if answer is None else answer for answer in answers]
+    return list(answers)
+
+
+# Bits
+
+
+def _score_bits(
+    decoder: Decoder,
+    task: Task,
+    test: Records,
+    train: Records,
+    config: EvaluationConfig,
+    step: _Step,
+    evaluation: Evaluation,
+) -> dict[str, dict[str, Any]]:
+    bits: list[float] = []
+    units: list[float] = []
+    for part in step.batches(test, config.batch_size):
+        documents = [task.scored_documents(record) for record in part]
+        nats = document_nats(decoder, [d for several in documents for d in several])
+        ends = np.cumsum([len(several) for several in documents])[:-1]
+        bits += [float(chunk.sum()) / math.log(2) for chunk in np.split(nats, ends)]
+        units += [sum(_raw_units(d, task) for d in several) for several in documents]
+    count = min(config.num_examples, len(test))
+    evaluation.examples[step.name] = [
+        Example(test[i], None, task.truth(test[i])) for i in range(count)
+    ]
+    metric = Metric(f"bits_per_{task.target.raw_unit}", "lower", _no_answer)
+    mine = np.stack([np.array(bits), np.array(units)], axis=1)
+    outcomes = _outcomes(task, train, test, config, evaluation, "bits")
+    others = {o.name: np.stack([_as_array(o.bits), mine[:, 1]], axis=1) for o in outcomes}
+    entry = _entry(metric, mine, others, config.seed)
+    if not task.target.is_lossless:
+        entry["note"] = "the modality is lossy: bits of its codes, not of the value"
+    return {metric.name: {**entry, "headline": True}}
+
+
+def _raw_units(document: Document, task: Task) -> float:
+    return sum(
+        task.vocabulary.modality(segment.modality).raw_units(segment.value)
+        for segment in document.segments
+        if segment.objective != "none"
+    )
+
+
+def _no_answer(answer: Any, truth: Any, modality: Any) -> tuple[float, float]:
+    raise ConfigError("Bits are measured on values, not on answers.")
+
+
+def _as_array(bits: NDArray[np.float64] | None) -> NDArray[np.float64]:
+    assert bits is not None
+    return bits
+
+
+# Both
+
+
+def _outcomes(
+    task: Task,
+    train: Records,
+    test: Records,
+    config: EvaluationConfig,
+    evaluation: Evaluation,
+    kind: str,
+) -> list[Outcome]:
+    found = []
+    for name in task.baselines:
+        try:
+            outcome = baselines.get(name)(task, train, test, config.seed)
+        except BackendUnavailableError as error:
+            evaluation.notes.append(f"{task.name}: no `{name}` baseline: {error}")
+            continue
+        if outcome is not None and getattr(outcome, kind) is not None:
+            found.append(outcome)
+    return found
+
+
+def _entry(metric: Metric, mine: Pairs, others: Mapping[str, Pairs], seed: int) -> dict[str, Any]:
+    value = ratio(mine)
+    scores = {name: ratio(pairs) for name, pairs in others.items()}
+    best = (max if metric.better == "higher" else min)(
+        scores, key=lambda n: scores[n], default=None
+    )
+    entry: dict[str, Any] = {
+        "value": value,
+        "baseline": scores[best] if best else None,
+        "baseline_name": best,
+        "better": metric.better,
+        "standard_error": standard_error(mine, is_share=metric.is_share, seed=seed),
+        "baselines": scores,
+    }
+    if best is not None:
+        error = margin_error(mine, others[best], is_share=metric.is_share, seed=seed)
+        sign = 1 if metric.better == "higher" else -1
+        gained = sign * (value - scores[best])
+        entry["margin"] = gained / error if error and math.isfinite(error) else None
+    return entry
