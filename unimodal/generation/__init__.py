@@ -2,5 +2,18 @@
 
 from unimodal.generation.engine import Engine, generate
 from unimodal.generation.requests import Answer, Request, Sampling, Written
+from unimodal.generation.scoring import Score, SegmentScore, classify, embed, score
 
-__all__ = ["Answer", "Engine", "Request", "Sampling", "Written", "generate"]
+__all__ = [
+    "Answer",
+    "Engine",
+    "Request",
+    "Sampling",
+    "Score",
+    "SegmentScore",
+    "Written",
+    "classify",
+    "embed",
+    "generate",
+    "score",
+]

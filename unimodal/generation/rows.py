@@ -131,6 +131,7 @@ class Row:
             count = (budget + codes - 1) // per_cell * per_cell - codes
             if grammar.max_cells is not None:
                 count = min(count, grammar.max_cells * per_cell - codes)
+            count -= 1  # after the last code that fits, the end is forced
         numbers = [
             self.vocabulary.head_numbers[grammar.slots[(codes + i) % per_cell].head_set]
             for i in range(per_cell)
@@ -364,7 +365,7 @@ def _cells(cursor: SegmentCursor, first: int, count: int) -> NDArray[np.int32]:
 
 def _check_value(segment: Segment, vocabulary: Vocabulary, subject: str | None) -> None:
     modality = vocabulary.modality(segment.modality)
-    if segment.value is not None and not isinstance(segment.value, modality.value_type):
+    if segment.value is not None and not isinstance(segment.value, modality.value_type | Tokens):
         raise DataError(
             f"A `{segment.modality}` segment takes {modality.value_type.__name__}, but has "
             f"{type(segment.value).__name__}.",

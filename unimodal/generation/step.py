@@ -147,17 +147,35 @@ class Stepper:
         cache: Cache,
         has_gaps: bool = False,
     ) -> Float[Tensor, "R D"]:
+        """Feed new tokens to every row, those with fewer than T have theirs last.
+
+        Args:
+            ids, tables, packed, cache, has_gaps: See `step_all`.
+
+        Returns:
+            The hidden state of each row's last token, before the final norm.
+        """
+        return self.step_all(ids, tables, packed, cache, has_gaps)[:, -1]
+
+    def step_all(
+        self,
+        ids: Int[Tensor, "R T"],
+        tables: Tables,
+        packed: Int[Tensor, "R T 8"],
+        cache: Cache,
+        has_gaps: bool = False,
+    ) -> Float[Tensor, "R T D"]:
         """Feed new tokens to every row.
 
         Args:
-            ids: Global ids; rows with fewer than T tokens have theirs last.
+            ids: Global ids.
             tables: Of their positions, (R, T, 1, H).
             packed: Their coordinates (`model.cache.pack`); document -1 where a row has no token.
             cache: Read and written.
             has_gaps: Whether a row has fewer than T tokens.
 
         Returns:
-            The hidden states of each row's last token, before the final norm.
+            The hidden states of the tokens, before the final norm.
         """
         rows, block = ids.shape
         cache.place_packed(packed, has_gaps)
@@ -166,7 +184,7 @@ class Stepper:
         x = F.embedding(ids.view(-1), self.table)
         for layer, keep, mask in zip(self.layers, cache.layers, masks, strict=True):
             x = self._layer(x, layer, cos, sin, keep, mask, rows, block)
-        return x if block == 1 else x.view(rows, block, -1)[:, -1]
+        return x.view(rows, block, -1)
 
     def _layer(
         self,

@@ -6,6 +6,7 @@ The order of the filled slots of a row is its stream order; `coordinates.index` 
 place. Not here: who sees whom (`unimodal.patterns.visible`).
 """
 
+import copy
 from dataclasses import dataclass
 
 import torch
@@ -134,6 +135,13 @@ class Cache:
             layer.values = layer.values.index_select(0, rows)
         self.packed = self.packed.index_select(0, rows)
         self.gaps = self.gaps.index_select(0, rows)
+
+    def copy_rows(self, rows: Int[Tensor, " R"]) -> "Cache":
+        """A cache of these rows, each as often as it is named."""
+        other = copy.copy(self)
+        other.layers = [copy.copy(layer) for layer in self.layers]
+        other.keep(rows)
+        return other
 
 
 def pack(coordinates: Coordinates) -> Int[Tensor, "*batch T 8"]:

@@ -21,7 +21,7 @@ class Segment:
 
     Attributes:
         modality: Ledger name of the modality.
-        value: The raw value; None in a request that asks for it.
+        value: The raw value, or its `Tokens`; None in a request that asks for it.
         attend: "causal" or "full"; None takes the modality's own.
         objective: "none": no loss; "next": predict each id from those before; "masked": predict
             hidden ids at their own positions.

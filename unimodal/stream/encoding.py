@@ -217,7 +217,8 @@ def _encode(document: Document, segment: Segment, modality: Modality[Any, Any]) 
             subject=subject,
             remedy="A record must hold every field that its task names.",
         )
-    tokens = modality.encode(segment.value)
+    value = segment.value
+    tokens = value if isinstance(value, Tokens) else modality.encode(value)
     if len(tokens) == 0 and not modality.is_discrete:
         raise DataError(f"A `{segment.modality}` value has no positions.", subject=subject)
     if segment.objective != "none" and tokens.ids is None:

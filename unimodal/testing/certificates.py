@@ -1,0 +1,265 @@
+"""Certificates: ways of computing the same thing agree, in float32 within 1e-5.
+
+Cached = uncached, batched = single, packed = alone, padded = unpadded. Each function returns the
+worst difference, or raises `CertificateError` with it and its place. A difference of two
+log-probabilities is taken relative to their size where that is above 1.
+
+Use them on a model from `sharpen`: at initial weights attention is nearly uniform and updates are
+small, so that a wrong position or a leaked document would hardly show.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from unimodal.blocks import Block
+from unimodal.errors import CertificateError, ConfigError
+from unimodal.generation import Answer, Engine, Request
+from unimodal.generation.engine import inference
+from unimodal.generation.scoring import target_nll
+from unimodal.model.decoder import Decoder
+from unimodal.stream import Document, EncodedDocument, Segment, collate, encode_document
+from unimodal.stream.encoding import NO_TARGET
+from unimodal.types import Tokens
+from unimodal.vocabulary import Vocabulary
+
+TOLERANCE = 1e-5
+
+
+@torch.no_grad()
+def sharpen(decoder: Decoder, gain: float = 1.0, attention: float = 2.0) -> Decoder:
+    """Scale weights in place so that every part of the model shows in its logits.
+
+    Matrices get variance gain^2 / inputs, so that updates are as large as what they update;
+    embeddings get unit variance; query norms are multiplied, so that attention is peaked; the final
+    norm is divided, so that logits have a standard deviation of a few units.
+
+    Args:
+        decoder: Changed in place, and returned.
+        gain: Of each matrix.
+        attention: Factor of each query norm.
+    """
+    for name, parameter in decoder.named_parameters():
+        if parameter.ndim < 2:
+            continue
+        own_rows = name.startswith(("embeddings.", "outputs."))
+        size = 1.0 if own_rows else gain * parameter[0].numel() ** -0.5
+        parameter.mul_(size / parameter.square().mean().sqrt().clamp(min=1e-12))
+    for block in decoder.blocks:
+        assert isinstance(block, Block)
+        if block.attention.q_norm is not None:
+            block.attention.q_norm.weight.mul_(attention)
+    decoder.norm.weight.mul_(3.0 * decoder.config.width**-0.5)
+    return decoder
+
+
+def certify_cached(
+    decoder: Decoder, requests: Sequence[Request], tolerance: float = TOLERANCE
+) -> float:
+    """What generation computed step by step with a cache equals one pass over the whole document.
+
+    Args:
+        decoder: The model, float32.
+        requests: Answered together in one batch; none may fail or continue a prefix.
+        tolerance: Largest difference of a drawn id's log-probability.
+
+    Returns:
+        The worst difference.
+
+    Raises:
+        CertificateError: with the worst difference and its place.
+    """
+    answers = _answers(decoder, requests, batched=True)
+    worst, place = 0.0, ""
+    for number, (request, answer) in enumerate(zip(requests, answers, strict=True)):
+        expected = _whole_pass(decoder, request, answer)
+        for at, (found, forced) in enumerate(zip(answer.logprobs, answer.forced, strict=True)):
+            if forced:
+                continue
+            gap = _gap(found, expected[at])
+            if not gap <= worst:
+                worst = gap
+                place = f"request {number}, id {at} of the answer: {found} against {expected[at]}"
+    return _verdict("cached and uncached generation", worst, place, tolerance)
+
+
+def certify_batched(
+    decoder: Decoder, requests: Sequence[Request], tolerance: float = TOLERANCE
+) -> float:
+    """Each request gets the same answer in a batch and alone. See `certify_cached`."""
+    together = _answers(decoder, requests, batched=True)
+    alone = _answers(decoder, requests, batched=False)
+    worst, place = 0.0, ""
+    for number, (a, b) in enumerate(zip(together, alone, strict=True)):
+        if a.ids != b.ids:
+            pairs = enumerate(zip(a.ids, b.ids, strict=False))
+            at = next((i for i, (x, y) in pairs if x != y), min(len(a.ids), len(b.ids)))
+            message = f"request {number}, id {at}: the ids differ from here on"
+            return _verdict("batched and single answers", float("inf"), message, tolerance)
+        for at, (x, y) in enumerate(zip(a.logprobs, b.logprobs, strict=True)):
+            if not _gap(x, y) <= worst:
+                worst, place = _gap(x, y), f"request {number}, id {at}: {x} against {y}"
+    return _verdict("batched and single answers", worst, place, tolerance)
+
+
+def certify_packed(
+    decoder: Decoder, documents: Sequence[Document], tolerance: float = TOLERANCE
+) -> float:
+    """Each document's targets are as likely packed with the others as alone.
+
+    Args:
+        decoder: The model, float32.
+        documents: At least two, with objectives.
+        tolerance: Largest difference of a target's log-probability.
+
+    Returns:
+        The worst difference.
+
+    Raises:
+        CertificateError: with the worst difference and its place.
+        ConfigError: if there are fewer than two documents, or none has a target.
+    """
+    if len(documents) < 2:
+        raise ConfigError("Packing is certified on at least two documents.")
+    encoded = _encode(decoder, documents)
+    length = sum(len(document) for document in encoded)
+    packed = _nll(decoder, encoded, length)
+    worst, place, start = 0.0, "", 0
+    for number, document in enumerate(encoded):
+        alone = _nll(decoder, [document], len(document))
+        here = packed[start : start + len(document)]
+        start += len(document)
+        worst, place = _compare(here, alone, f"document {number}", worst, place)
+    return _verdict("packed and separate documents", worst, place, tolerance)
+
+
+def certify_padded(
+    decoder: Decoder,
+    documents: Sequence[Document],
+    padding: int = 7,
+    tolerance: float = TOLERANCE,
+) -> float:
+    """Each document's targets are as likely in a longer row as in one of its own length.
+
+    Args:
+        decoder, documents, tolerance: See `certify_packed`.
+        padding: Positions added to the row.
+    """
+    worst, place = 0.0, ""
+    for number, document in enumerate(_encode(decoder, documents)):
+        alone = _nll(decoder, [document], len(document))
+        padded = _nll(decoder, [document], len(document) + padding)
+        if bool((padded[len(document) :] != 0).any()):
+            message = f"document {number}: padding has a target"
+            return _verdict("padded and unpadded rows", float("inf"), message, tolerance)
+        where = f"document {number}"
+        worst, place = _compare(padded[: len(document)], alone, where, worst, place)
+    return _verdict("padded and unpadded rows", worst, place, tolerance)
+
+
+def answered_document(vocabulary: Vocabulary, request: Request, answer: Answer) -> Document:
+    """The training document of a request and its answer, with exactly the ids that were written.
+
+    Args:
+        vocabulary: The model's ledger.
+        request: What was asked, without a prefix.
+        answer: What was written.
+    """
+    written = [
+        Segment(
+            part.modality,
+            _tokens(vocabulary, part.modality, part.ids),
+            attend="causal",
+            objective="next",
+            role="asked",
+        )
+        for part in answer.segments
+    ]
+    given = request.document.given()
+    free = request.wanted() is None
+    return replace(given, segments=(*given.segments, *written), free=free)
+
+
+def _answers(decoder: Decoder, requests: Sequence[Request], batched: bool) -> list[Answer]:
+    seeded = []
+    for number, request in enumerate(requests):
+        if request.prefix is not None:
+            raise ConfigError("Certificates take requests without a `prefix`.")
+        sampling = request.sampling
+        if sampling.seed is None:
+            sampling = replace(sampling, seed=number)
+        seeded.append(replace(request, sampling=sampling))
+    engine = Engine(decoder)
+    answers = engine.generate(seeded, batch_size=len(seeded) if batched else 1)
+    for answer in answers:
+        if answer.error is not None:
+            raise answer.error
+    return answers
+
+
+def _whole_pass(decoder: Decoder, request: Request, answer: Answer) -> list[float]:
+    """Log-probability of each id of the answer by one uncached pass; NaN where none is defined."""
+    document = answered_document(decoder.vocabulary, request, answer)
+    (encoded,) = _encode(decoder, [document])
+    if encoded.ids[len(encoded) - len(answer.ids) :].tolist() != answer.ids:
+        raise CertificateError("The answer's ids are not those of its document.")
+    nll = _nll(decoder, [encoded], len(encoded))
+    first = len(encoded) - len(answer.ids)
+    # The target of an id stands one position before it.
+    has = encoded.targets != NO_TARGET
+    places = range(first - 1, len(encoded) - 1)
+    return [-float(nll[p]) if p >= 0 and bool(has[p]) else float("nan") for p in places]
+
+
+def _tokens(vocabulary: Vocabulary, name: str, ids: Sequence[int]) -> Tokens:
+    """The tokens of written ids (header, content, end), by walking the grammar."""
+    grammar = vocabulary.grammar(name)
+    modality = vocabulary.modality(name)
+    cursor = grammar.cursor()
+    cells, content = [], []
+    for token in ids:
+        cell = cursor.push(token)
+        if cell[0] >= 0:
+            cells.append(cell)
+            content.append(token)
+    local, spans = vocabulary.local_ids(name, torch.tensor(content, dtype=torch.int64))
+    grid = torch.from_numpy(np.array(cells, np.int32).reshape(-1, 3))
+    step = modality.seconds_per_cell
+    seconds = None if step is None else grid[:, 0].float() * step
+    return Tokens(grid, ids=local, span=spans, seconds=seconds)
+
+
+def _encode(decoder: Decoder, documents: Sequence[Document]) -> list[EncodedDocument]:
+    return [encode_document(d, decoder.vocabulary, decoder.stream) for d in documents]
+
+
+def _nll(decoder: Decoder, documents: list[EncodedDocument], length: int) -> Tensor:
+    with inference(decoder):
+        batch = collate([documents], length, decoder.vocabulary).to(decoder.device)
+        return target_nll(decoder, batch, decoder(batch)).cpu()
+
+
+def _compare(
+    found: Tensor, expected: Tensor, where: str, worst: float, place: str
+) -> tuple[float, str]:
+    gaps = (found - expected).abs() / expected.abs().clamp(min=1)
+    largest, at = gaps.max(dim=0)
+    if not float(largest) <= worst:
+        text = f"{where}, position {int(at)}: {float(found[at])} against {float(expected[at])}"
+        return float(largest), text
+    return worst, place
+
+
+def _gap(a: float, b: float) -> float:
+    return abs(a - b) / max(1.0, abs(b))
+
+
+def _verdict(what: str, worst: float, place: str, tolerance: float) -> float:
+    if not worst <= tolerance:
+        raise CertificateError(
+            f"{what.capitalize()} differ by {worst:.3g}, above {tolerance:g}.", subject=place
+        )
+    return worst
