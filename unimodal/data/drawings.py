@@ -120,6 +120,5 @@ def _keep_seen(
         if not back:
             return splits
         splits = [
-            "train" if group in back else split
-            for group, split in zip(groups, splits, strict=True)
+            "train" if group in back else split for group, split in zip(groups, splits, strict=True)
         ]

@@ -93,7 +93,10 @@ class GenomeWindows(BaseSource):
         self.window, self.stride, self.strands, self.seed = window, stride, strands, seed
         self._sequences = dict(sequences)
         self._parts = [
-            (key, *split_range(len(array), split, test=test_fraction, validation=validation_fraction))
+            (
+                key,
+                *split_range(len(array), split, test=test_fraction, validation=validation_fraction),
+            )
             for key, array in self._sequences.items()
         ]
         self._parts = [part for part in self._parts if part[1] < part[2]]

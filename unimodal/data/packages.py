@@ -95,7 +95,9 @@ def find_given(package: Package, given: Sequence[Path]) -> Path | None:
     return next((path for path in given if sha256_of(path) == package.sha256), None)
 
 
-def fetch(package: Package, folder: Path, *, timeout_seconds: float = FETCH_TIMEOUT_SECONDS) -> Path:
+def fetch(
+    package: Package, folder: Path, *, timeout_seconds: float = FETCH_TIMEOUT_SECONDS
+) -> Path:
     """Download `package` into `folder` with its registry's client, and return the archive.
 
     Raises:

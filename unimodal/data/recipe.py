@@ -12,7 +12,13 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from unimodal.data.archives import Wanted, read_members
-from unimodal.data.cache import MANIFEST, cache_folder, check_prepared, prepared_folder, read_manifest
+from unimodal.data.cache import (
+    MANIFEST,
+    cache_folder,
+    check_prepared,
+    prepared_folder,
+    read_manifest,
+)
 from unimodal.data.packages import Package, fetch, find_given, verify
 from unimodal.data.sources import SPLITS, Source, check_split, hash_fraction
 from unimodal.errors import DataError

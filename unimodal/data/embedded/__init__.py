@@ -1,0 +1,1 @@
+"""Small permissive data sets inside the package: see `sets` for what they are."""

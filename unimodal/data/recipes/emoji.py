@@ -215,7 +215,9 @@ class Emoji(Recipe):
             for code, name in json.loads(self.member(table, "package/chars.json")).items():
                 codes[name] = clean_code(code)
         else:
-            squeezed = {re.sub(r"[^a-z0-9]", "", f["label"].lower()): c for c, f in concepts.items()}
+            squeezed = {
+                re.sub(r"[^a-z0-9]", "", f["label"].lower()): c for c, f in concepts.items()
+            }
             for name in icons["icons"]:
                 code = squeezed.get(re.sub(r"[^a-z0-9]", "", name))
                 if code:
@@ -223,9 +225,7 @@ class Emoji(Recipe):
         for name, icon in icons["icons"].items():
             self.stop_point()
             if codes.get(name) in concepts:
-                width, height = (
-                    icon.get(key, icons.get(key, 16)) for key in ("width", "height")
-                )
+                width, height = (icon.get(key, icons.get(key, 16)) for key in ("width", "height"))
                 yield (
                     codes[name],
                     draw(
