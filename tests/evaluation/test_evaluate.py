@@ -2,7 +2,6 @@ import json
 import math
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from unimodal.errors import CheckpointError, ConfigError
@@ -13,10 +12,8 @@ from unimodal.evaluation import (
     read_results,
     write_results,
 )
-from unimodal.evaluation.likelihood import document_nats
 from unimodal.evaluation.results import REQUIRED
 from unimodal.model.decoder import Decoder
-from unimodal.stream import collate, encode_document
 from unimodal.tasks import Task
 
 
@@ -59,18 +56,14 @@ def test_an_untrained_model_is_worse_than_the_majority(
     assert entry["margin"] < 0
 
 
-def test_bits_are_those_of_the_loss(untrained: Decoder, tasks: dict[str, Task]) -> None:
-    documents = [
-        tasks["spell"].scored_documents({"id": "", "text": t})[0] for t in ("low", "highest")
-    ]
-    nats = document_nats(untrained, documents)
-    together = document_nats(untrained, documents, tokens_per_batch=1)
-    np.testing.assert_allclose(nats, together, rtol=1e-5)
-    encoded = encode_document(documents[1], untrained.vocabulary, untrained.stream)
-    batch = collate([[encoded]], len(encoded), untrained.vocabulary)
-    assert nats[1] == pytest.approx(float(untrained.loss(batch).total.detach()), rel=1e-5)
-    # 7 letters and an end, at about log(28) each: nothing was learned.
-    assert nats[1] == pytest.approx(8 * math.log(28), rel=0.15)
+def test_untrained_bits_are_those_of_a_uniform_choice(
+    untrained: Decoder, tasks: dict[str, Task]
+) -> None:
+    found = evaluate(untrained, {"spell": tasks["spell"]}, EvaluationConfig(limit=0))
+    entry = found.results["spell"]["bits_per_byte"]
+    assert entry["value"] == pytest.approx(entry["baselines"]["uniform choice"], rel=0.15)
+    # low, middle, high: 13 letters and 3 ends, among 27 letters and the end.
+    assert entry["baselines"]["uniform choice"] == pytest.approx(16 * math.log2(28) / 13)
 
 
 def test_scores_are_reproducible_and_progress_is_told(

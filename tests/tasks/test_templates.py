@@ -123,9 +123,6 @@ def test_classification_collects_its_labels_from_training_records(vocabulary: Vo
         task.choices()
     task.observe([{**RECORD, "text": word} for word in ("pear", "apple", "pear")])
     assert task.choices() == ("apple", "pear")
-    candidates = task.candidates(RECORD)
-    assert [d.segments[-1].value for d in candidates] == ["apple", "pear"]
-    assert all(d.segments[0].value is RECORD["curve"] for d in candidates)
 
 
 def test_too_many_labels_are_no_classification(vocabulary: Vocabulary) -> None:

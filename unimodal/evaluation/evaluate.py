@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 from unimodal.data.sources import Source
 from unimodal.errors import BackendUnavailableError, ConfigError
 from unimodal.evaluation.baselines import Outcome, baselines
-from unimodal.evaluation.likelihood import document_nats
 from unimodal.evaluation.metrics import (
     Metric,
     Pairs,
@@ -28,8 +27,9 @@ from unimodal.evaluation.metrics import (
 )
 from unimodal.evaluation.results import Results
 from unimodal.generation import Request, Sampling, generate
+from unimodal.generation.scoring import classify, score
 from unimodal.model.decoder import Decoder
-from unimodal.stream import Document
+from unimodal.stream import Document, Segment
 from unimodal.tasks.base import Example, Record, Task
 
 log = logging.getLogger(__name__)
@@ -250,18 +250,18 @@ def _generate(
         Request(task.request(record), sampling=sampling, max_tokens=config.max_tokens)
         for record in records
     ]
-    return [
-        None if answer.error is not None else answer.value for answer in generate(decoder, requests)
-    ]
+    answers = generate(decoder, requests, batch_size=config.batch_size)
+    return [None if answer.error is not None else answer.value for answer in answers]
 
 
 def _choose(
     decoder: Decoder, task: Task, records: Sequence[Record], config: EvaluationConfig
 ) -> list[Any]:
     choices = task.choices()
-    documents = [d for record in records for d in task.candidates(record)]
-    nats = document_nats(decoder, documents).reshape(len(records), len(choices))
-    return [choices[i] for i in nats.argmin(axis=1)]
+    requests = [task.request(record) for record in records]
+    candidates = [Segment(task.config.target, choice) for choice in choices]
+    likelihoods = classify(decoder, requests, candidates, batch_size=config.batch_size)
+    return [choices[i] for i in likelihoods.argmax(dim=1).tolist()]
 
 
 def _written(answers: Sequence[Any], task: Task) -> list[Any]:
@@ -287,10 +287,10 @@ def _score_bits(
     units: list[float] = []
     for part in step.batches(test, config.batch_size):
         documents = [task.scored_documents(record) for record in part]
-        nats = document_nats(decoder, [d for several in documents for d in several])
-        ends = np.cumsum([len(several) for several in documents])[:-1]
-        bits += [float(chunk.sum()) / math.log(2) for chunk in np.split(nats, ends)]
-        units += [sum(_raw_units(d, task) for d in several) for several in documents]
+        scores = iter(score(decoder, [d for several in documents for d in several]))
+        for several in documents:
+            bits.append(sum(next(scores).nats for _ in several) / math.log(2))
+            units.append(sum(_raw_units(document, task) for document in several))
     count = min(config.num_examples, len(test))
     evaluation.examples[step.name] = [
         Example(test[i], None, task.truth(test[i])) for i in range(count)

@@ -7,7 +7,7 @@ generation and the command line all read the same template.
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -157,15 +157,6 @@ class Task(ABC):
     def choices(self) -> Sequence[Any]:
         """Answers to choose among, for the mode `choose`."""
         raise ConfigError(f"Task `{self.name}` has no fixed answers to choose among.")
-
-    def candidates(self, record: Record) -> list[Document]:
-        """One document a choice, in the order of `choices`: the likeliest target is the answer."""
-        *given, asked = self.request(record).segments
-        identity = str(record.get("id", ""))
-        return [
-            Document((*given, replace(asked, value=choice, objective="next")), identity, self.name)
-            for choice in self.choices()
-        ]
 
     @property
     def metrics(self) -> Sequence[str]:
