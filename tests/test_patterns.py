@@ -34,10 +34,14 @@ primitive = st.one_of(
     st.builds(Conv, size=st.sampled_from([1, 3, 5])),
     st.builds(Nearby3D, t=st.integers(0, 2), h=st.integers(0, 2), w=st.integers(0, 2)),
 )
+
+
+def join(left: Pattern, right: Pattern, both: bool) -> Pattern:
+    return left & right if both else left | right
+
+
 any_pattern = st.recursive(
-    primitive,
-    lambda inner: st.builds(lambda a, b, both: a & b if both else a | b, inner, inner, st.booleans()),
-    max_leaves=4,
+    primitive, lambda inner: st.builds(join, inner, inner, st.booleans()), max_leaves=4
 )
 
 

@@ -1,0 +1,339 @@
+"""Speed and memory of a training step against transformers' Qwen3 of equal shape.
+
+    python -m unimodal.benchmarks.train_step [--steps N] [--compile] [--json PATH]
+
+Both train on the same documents (random ids; lengths log-normal, median 80, up to 640; at least
+16,384 tokens a step) with the same softmax over the whole vocabulary, tied embeddings and AdamW,
+under bfloat16 autocast where the CPU is fast at it. Ours packs them into rows; the peer gets them
+in batches of similar length, padded, accumulated over the step, which is the best that it can do.
+Each contender runs in a process of its own, so that its peak memory is its own; the memory of an
+idle process that has imported the same modules is stated beside it. `--compile` adds both compiled
+(it needs a C++ compiler). First, both compute the loss of the same documents with the same weights
+in float32; a difference above 1e-3 is an error.
+"""
+
+import argparse
+import importlib.util
+import json
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from unimodal.errors import CertificateError
+from unimodal.grammar import Open
+from unimodal.media import torchaudio_adapter
+from unimodal.modality import Modality, NoConfig
+from unimodal.model.config import DecoderConfig
+from unimodal.model.decoder import Decoder
+from unimodal.stream.batch import Batch, HeadTargets
+from unimodal.types import Coordinates, Tokens, line_grid
+from unimodal.vocabulary import Vocabulary
+
+STEP_TOKENS = 16_384
+ROW_LENGTH = 1_024
+CHECK_TOKENS = 600
+TOLERANCE = 1e-3
+NAMES = ("unimodal", "transformers")
+
+
+class Ids(Modality[Tensor, NoConfig]):
+    """Bare ids, so that the decoder has a vocabulary of any size."""
+
+    value_type = Tensor
+    raw_unit = "step"
+    layout = Open()
+
+    def __init__(self, size: int):
+        super().__init__(NoConfig())
+        self.spans = {"ids": size}
+
+    def encode(self, value: Tensor) -> Tokens:
+        return Tokens(grid=line_grid(len(value)), ids=value)
+
+    def decode(self, tokens: Tokens) -> Tensor:
+        assert tokens.ids is not None
+        return tokens.ids
+
+    def example(self, rng: np.random.Generator) -> Tensor:
+        return torch.from_numpy(rng.integers(0, self.spans["ids"], 5))
+
+
+@dataclass
+class Measurement:
+    """One contender: tokens/s by the fastest step, and mebibytes."""
+
+    name: str
+    vocabulary: int
+    tokens_per_second: float
+    peak_mib: float
+    idle_mib: float
+    step_tokens: int
+    first_step_seconds: float
+
+
+def documents(vocabulary: int, tokens: int, seed: int = 0) -> list[Tensor]:
+    """Documents of random ids whose lengths add up to at least `tokens`."""
+    rng = np.random.default_rng(seed)
+    result: list[Tensor] = []
+    while sum(map(len, result)) < tokens:
+        length = int(np.clip(rng.lognormal(np.log(80), 0.8), 4, 640))
+        result.append(torch.from_numpy(rng.integers(64, vocabulary, length)))
+    return result
+
+
+def build_decoder(vocabulary: int) -> Decoder:
+    """Ours: 6 layers of 320, 5 heads of 64, a head over the whole vocabulary."""
+    config = DecoderConfig(
+        width=320, num_heads=5, num_kv_heads=5, head_dim=64, mlp_width=864, num_layers=6,
+        head="full",
+    )  # fmt: skip
+    ledger = Vocabulary.of({"ids": Ids(vocabulary)})
+    return Decoder(config, ledger)
+
+
+def build_peer(vocabulary: int) -> Any:
+    """transformers' Qwen3 of the same shape."""
+    if importlib.util.find_spec("torchaudio"):
+        # A torchaudio that does not load would take transformers down with it.
+        torchaudio_adapter.load()
+    from transformers import Qwen3Config, Qwen3ForCausalLM
+
+    config = Qwen3Config(
+        vocab_size=vocabulary,
+        hidden_size=320,
+        intermediate_size=864,
+        num_hidden_layers=6,
+        num_attention_heads=5,
+        num_key_value_heads=5,
+        head_dim=64,
+        tie_word_embeddings=True,
+        use_cache=False,
+    )
+    return Qwen3ForCausalLM(config)
+
+
+def copy_weights(model: Decoder, peer: Any) -> None:
+    """Give the peer our weights."""
+    config = model.config
+    heads = [n * config.head_dim for n in (config.num_heads, *[config.num_kv_heads] * 2)]
+    state = {"model.embed_tokens.weight": model.embedding_table()}
+    state["lm_head.weight"] = state["model.embed_tokens.weight"]
+    state["model.norm.weight"] = model.norm.weight
+    theirs = {
+        "attention_norm": ("input_layernorm",),
+        "attention.qkv": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
+        "attention.q_norm": ("self_attn.q_norm",),
+        "attention.k_norm": ("self_attn.k_norm",),
+        "attention.out": ("self_attn.o_proj",),
+        "mlp_norm": ("post_attention_layernorm",),
+        "mlp.gate_up": ("mlp.gate_proj", "mlp.up_proj"),
+        "mlp.down": ("mlp.down_proj",),
+    }
+    for number, block in enumerate(model.blocks):
+        for ours, names in theirs.items():
+            weight = block.get_parameter(f"{ours}.weight")
+            sizes = heads if len(names) == 3 else [len(weight) // len(names)] * len(names)
+            for name, part in zip(names, weight.split(sizes), strict=True):
+                state[f"model.layers.{number}.{name}.weight"] = part
+    peer.load_state_dict({name: tensor.detach().clone() for name, tensor in state.items()})
+
+
+def pack(values: Sequence[Tensor], vocabulary: Vocabulary) -> Batch:
+    """Documents in rows of `ROW_LENGTH`, each put where it fits best."""
+    rows: list[list[Tensor]] = []
+    for value in sorted(values, key=len, reverse=True):
+        room = [ROW_LENGTH - sum(map(len, row)) for row in rows]
+        fits = [(left, number) for number, left in enumerate(room) if left >= len(value)]
+        if fits:
+            rows[min(fits)[1]].append(value)
+        else:
+            rows.append([value])
+    shape = (len(rows), ROW_LENGTH)
+    ids = torch.zeros(shape, dtype=torch.int64)
+    targets = torch.full(shape, -1)
+    document = torch.full(shape, -1, dtype=torch.int32)
+    place = torch.zeros(shape)
+    for number, row in enumerate(rows):
+        start = 0
+        for index, value in enumerate(row):
+            part = slice(start, start + len(value))
+            ids[number, part] = value
+            targets[number, start : start + len(value) - 1] = value[1:]
+            document[number, part] = index
+            place[number, part] = torch.arange(len(value), dtype=torch.float32)
+            start += len(value)
+    zeros = torch.zeros(shape, dtype=torch.int32)
+    flat = targets.flatten()
+    index = (flat >= 0).nonzero().squeeze(1)
+    head_set = vocabulary.head_sets[0]
+    columns = head_set.columns(flat[index])
+    return Batch(
+        ids=ids,
+        position=place[..., None].expand(-1, -1, 3).contiguous(),
+        coordinates=Coordinates(
+            index=torch.arange(ROW_LENGTH, dtype=torch.int32).repeat(len(rows), 1),
+            document=document,
+            segment=zeros,
+            kind=zeros,
+            full=zeros.bool(),
+            grid=zeros[..., None].expand(-1, -1, 3).contiguous(),
+        ),
+        features=[],
+        heads=[HeadTargets(0, index, columns, torch.ones(len(index)))],
+        documents=[],
+        document_of=document.long(),
+    )
+
+
+def by_length(values: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
+    """Padded batches (ids, labels) of documents of similar length, at least 0.85 filled."""
+    batches: list[list[Tensor]] = []
+    for value in sorted(values, key=len, reverse=True):
+        if batches and len(value) >= 0.85 * len(batches[-1][0]):
+            batches[-1].append(value)
+        else:
+            batches.append([value])
+    pad = torch.nn.utils.rnn.pad_sequence
+    return [
+        (pad(b, batch_first=True), pad(b, batch_first=True, padding_value=-100)) for b in batches
+    ]
+
+
+def our_loss(model: Decoder) -> Callable[[Sequence[Tensor]], float]:
+    """Forward and backward of the mean loss of documents, packing included."""
+
+    def run(values: Sequence[Tensor]) -> float:
+        output = model.loss(pack(values, model.vocabulary))
+        (output.total / output.weight).backward()
+        return float(output.total.detach()) / output.weight
+
+    return run
+
+
+def peer_loss(peer: Any) -> Callable[[Sequence[Tensor]], float]:
+    """The same for transformers, accumulated over batches of similar length."""
+
+    def run(values: Sequence[Tensor]) -> float:
+        count = sum(len(value) - 1 for value in values)
+        total = 0.0
+        for ids, labels in by_length(values):
+            loss = peer(input_ids=ids, labels=labels, num_items_in_batch=count).loss
+            loss.backward()
+            total += float(loss.detach())
+        return total
+
+    return run
+
+
+def check(vocabulary: int) -> dict[str, float]:
+    """Losses and gradient norms of both in float32, with the same weights."""
+    values = documents(vocabulary, CHECK_TOKENS)
+    model = build_decoder(vocabulary)
+    peer = build_peer(model.vocabulary.size)
+    copy_weights(model, peer)
+    result = {"unimodal": our_loss(model)(values), "transformers": peer_loss(peer)(values)}
+    for name, weight in (
+        ("unimodal_grad", model.norm.weight),
+        ("transformers_grad", peer.model.norm.weight),
+    ):
+        assert weight.grad is not None
+        result[name] = float(weight.grad.norm())
+    return result
+
+
+def measure(name: str, vocabulary: int, steps: int, compiled: bool) -> Measurement:
+    """Time whole steps of one contender in this process."""
+    torch.manual_seed(0)
+    model = build_decoder(vocabulary)
+    size = model.vocabulary.size
+    if name == "transformers":
+        peer = build_peer(size)
+        network, run = peer, peer_loss(torch.compile(peer, dynamic=True) if compiled else peer)
+        del model
+    else:
+        network, run = model, our_loss(model)
+        if compiled:
+            for block in model.blocks:
+                block.compile(dynamic=False)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=1e-3, fused=True)
+    fast = torch.cpu._is_amx_tile_supported()
+    idle = _peak_mib()
+    times: list[float] = []
+    tokens = 0
+    for step in range(steps + 1):
+        values = documents(vocabulary, STEP_TOKENS, seed=0)
+        tokens = sum(map(len, values))
+        start = time.perf_counter()
+        with torch.autocast("cpu", torch.bfloat16, enabled=fast):
+            run(values)
+        optimizer.step()
+        optimizer.zero_grad()
+        times.append(time.perf_counter() - start)
+        print(f"{name} step {step}: {times[-1]:.2f} s", file=sys.stderr, flush=True)
+    label = f"{name}, compiled" if compiled else name
+    best = tokens / min(times[1:])
+    return Measurement(label, vocabulary, best, _peak_mib(), idle, tokens, times[0])
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run all contenders and print one table."""
+    parser = argparse.ArgumentParser(prog="python -m unimodal.benchmarks.train_step")
+    parser.add_argument("--json", type=Path, help="write the results here")
+    parser.add_argument("--steps", type=int, default=3, help="timed steps, after one untimed")
+    parser.add_argument("--compile", action="store_true", help="also compiled")
+    parser.add_argument("--vocabulary", type=int, nargs="+", default=[32_000, 6_000])
+    parser.add_argument("--contender", choices=NAMES, help=argparse.SUPPRESS)
+    options = parser.parse_args(arguments)
+    if options.contender:
+        size = options.vocabulary[0]
+        measured = measure(options.contender, size, options.steps, options.compile)
+        print(json.dumps(asdict(measured)))
+        return
+    results: list[dict[str, Any]] = []
+    for size in options.vocabulary:
+        losses = check(size)
+        if abs(losses["unimodal"] - losses["transformers"]) > TOLERANCE:
+            raise CertificateError(
+                f"The losses of the same documents must agree within {TOLERANCE}, but are {losses}."
+            )
+        print(f"vocabulary {size}, float32 losses: {losses}", flush=True)
+        for compiled in (False, True) if options.compile else (False,):
+            for name in NAMES:
+                results.append(_in_subprocess(name, size, options.steps, compiled))
+                print(_line(results[-1]), flush=True)
+    if options.json:
+        card = {"torch": torch.__version__, "threads": torch.get_num_threads(), "results": results}
+        options.json.write_text(json.dumps(card, indent=2))
+
+
+def _in_subprocess(name: str, vocabulary: int, steps: int, compiled: bool) -> dict[str, Any]:
+    command = [sys.executable, "-m", "unimodal.benchmarks.train_step", "--contender", name]
+    command += ["--vocabulary", str(vocabulary), "--steps", str(steps)]
+    command += ["--compile"] if compiled else []
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return result
+
+
+def _line(result: dict[str, Any]) -> str:
+    return (
+        f"{result['name']:<24}{result['tokens_per_second']:>10,.0f} tokens/s"
+        f"{result['peak_mib']:>10,.0f} MiB peak ({result['idle_mib']:,.0f} before the first step)"
+    )
+
+
+def _peak_mib() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+if __name__ == "__main__":
+    main()
