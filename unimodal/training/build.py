@@ -4,12 +4,12 @@ Tokenizers that have something to learn are fitted on training records before th
 """
 
 import dataclasses
-import itertools
 import logging
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from unimodal.data.sources import Source
 from unimodal.errors import ConfigError, DataError
 from unimodal.media import FileRef
 from unimodal.modality import Modality, build_modality, fit
@@ -26,7 +26,9 @@ from unimodal.vocabulary import Vocabulary
 log = logging.getLogger(__name__)
 HELD_OUT_SPLIT = "validation"
 TRAINING_SPLIT = "train"
-CHOSEN_ON_RESUME = ("dropout", "z_loss")
+ENOUGH_REPEATED = 500
+"""Records in a row without a new string, after which fitting reads no more of a data set."""
+CHOSEN_ANEW = ("dropout", "z_loss")
 """Fields of the decoder's config that fine-tuning takes from the experiment."""
 
 
@@ -108,10 +110,24 @@ def _values(name: str, modality: Modality[Any, Any], config: ExperimentConfig) -
                 continue
             seen.append((task.data, field))
             source = open_data(task.data, TRAINING_SPLIT)
-            # A spread sample: a data set may be sorted.
-            places = (permuted(i, len(source), len(source)) for i in range(len(source)))
-            for place in itertools.islice(places, limit):
-                yield from _read(source[place].get(field), modality)
+            yield from _spread(source, field, modality, limit)
+
+
+def _spread(source: Source, field: str, modality: Modality[Any, Any], limit: int) -> Iterator[Any]:
+    """Values of a field in an order that is not the file's (a data set may be sorted).
+
+    Ends early once strings only repeat: reading on would cost time and teach nothing.
+    """
+    seen: set[str] = set()
+    repeated = 0
+    for i in range(min(limit, len(source))):
+        found = list(_read(source[permuted(i, len(source), len(source))].get(field), modality))
+        yield from found
+        texts = {value for value in found if isinstance(value, str)}
+        repeated = repeated + 1 if texts and texts <= seen else 0
+        seen |= texts
+        if repeated == ENOUGH_REPEATED:
+            return
 
 
 def _fields(name: str, task: TaskConfig) -> list[str]:
@@ -154,11 +170,10 @@ def decoder_from(folder: Path, config: ExperimentConfig) -> Decoder:
 
     Raises:
         CheckpointError: if the folder holds no model.
-        ConfigError: if the experiment asks for another shape.
-        VocabularyError: if it configures a shared modality otherwise.
+        ConfigError: if a modality that is added is unknown.
     """
     old = load_model(folder)
-    check_shape(config.model, old.config, folder)
+    tell_shape(config.model, old.config, folder)
     lacking = {
         n: given for n, given in config.modalities.items() if n not in old.vocabulary.entries
     }
@@ -173,27 +188,18 @@ def decoder_from(folder: Path, config: ExperimentConfig) -> Decoder:
     old.config = dataclasses.replace(
         old.config,
         patterns={**old.config.patterns, **config.model.patterns},
-        **{name: getattr(config.model, name) for name in CHOSEN_ON_RESUME},
+        **{name: getattr(config.model, name) for name in CHOSEN_ANEW},
     )
     return grow(old, vocabulary)
 
 
-def check_shape(asked: DecoderConfig, have: DecoderConfig, folder: Path) -> None:
-    """Check that an experiment asks for the shape that a model has, or for the default one.
-
-    Raises:
-        ConfigError: naming the first field that differs.
-    """
-    default = DecoderConfig()
-    for field in dataclasses.fields(DecoderConfig):
-        name = field.name
-        if name in (*CHOSEN_ON_RESUME, "patterns", "seed", "init_std"):
-            continue
-        wanted = getattr(asked, name)
-        if wanted not in (getattr(default, name), getattr(have, name)):
-            raise ConfigError(
-                f"`model.{name}` is {wanted!r}, but the model that the run starts from has "
-                f"{getattr(have, name)!r}.",
-                subject=str(folder),
-                remedy="Leave `model` out: the run takes its shape from there.",
-            )
+def tell_shape(asked: DecoderConfig, have: DecoderConfig, folder: Path) -> None:
+    """Warn where an experiment asks for another shape than the model has that it starts from."""
+    other = [
+        f"{field.name} {getattr(have, field.name)!r} instead of {getattr(asked, field.name)!r}"
+        for field in dataclasses.fields(DecoderConfig)
+        if field.name not in (*CHOSEN_ANEW, "patterns", "seed", "init_std")
+        and getattr(asked, field.name) != getattr(have, field.name)
+    ]
+    if other:
+        log.warning("The model has the shape of %s: %s.", folder, ", ".join(other))

@@ -6,6 +6,7 @@ and values name the key.
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import is_dataclass
 from typing import Any
 
 from hydra.errors import HydraException, MissingConfigException
@@ -76,11 +77,13 @@ def _unknown_key(error: OmegaConfBaseException) -> ConfigError:
     known = [str(key) for key in parent] if isinstance(parent, DictConfig) else []
     path, _, name = full.rpartition(".")
     near = did_you_mean(name, known) if known else ""
-    remedy = f"{near} To add a key to a free table, write `+{full}=...`."
+    is_free = isinstance(parent, DictConfig) and not is_dataclass(OmegaConf.get_type(parent))
+    add = f"To add a key that is not in the file, write `+{full}=...`." if is_free else ""
+    remedy = f"{near} {add}"
     return ConfigError(
         f"Unknown key `{name}`.",
         subject=f"`{path}`" if path else None,
-        remedy=remedy.strip(),
+        remedy=remedy.strip() or None,
     )
 
 
