@@ -221,13 +221,16 @@ class Dna(Modality[str, DnaConfig]):
     def _mixed_blocks(
         self, blocks: NDArray[np.uint8], grams: NDArray[np.unsignedinteger]
     ) -> NDArray[np.unsignedinteger]:
-        mixed = (blocks >= len(BASES)).any(axis=1)
-        ids = self._singles(blocks)
-        ids[~mixed, 0] = grams[~mixed]
-        keep = np.zeros(blocks.shape, dtype=bool)
-        keep[:, 0] = True
-        keep[mixed] = True
-        return ids[keep]
+        n = self.config.n
+        mixed = blocks[:, 0] >= len(BASES)
+        for place in range(1, n):
+            mixed |= blocks[:, place] >= len(BASES)
+        sizes = np.where(mixed, n, 1)
+        starts = np.cumsum(sizes) - sizes
+        ids = np.empty(int(sizes.sum()), dtype=self.dtype)
+        ids[starts] = grams
+        ids[starts[mixed][:, None] + np.arange(n)] = self._singles(blocks[mixed])
+        return ids
 
     def _overlapping(self, codes: NDArray[np.uint8], plain: bool) -> NDArray[np.unsignedinteger]:
         if plain:
