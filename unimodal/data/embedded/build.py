@@ -74,7 +74,9 @@ def main() -> None:
     _speech()
     _genome()
     _text()
-    files = [p for p in sorted(FOLDER.iterdir()) if p.is_file() and p.suffix not in (".py", ".json")]
+    files = [
+        p for p in sorted(FOLDER.iterdir()) if p.is_file() and p.suffix not in (".py", ".json")
+    ]
     write_json(
         FOLDER / "manifest.json",
         {p.name: {"bytes": p.stat().st_size, "sha256": sha256_of(p)} for p in files},
@@ -190,7 +192,9 @@ def _genome() -> None:
 
 def _text() -> None:
     folder = WordNet().prepare()
-    rows = sorted(read_rows(folder / "rows.jsonl"), key=lambda r: hash_fraction("embedded", r["id"]))
+    rows = sorted(
+        read_rows(folder / "rows.jsonl"), key=lambda r: hash_fraction("embedded", r["id"])
+    )
     lines = [
         f"{row['id']}\t{row['split']}\t{row['text']}"
         for row in rows[:_NUM_ENTRIES]
@@ -209,9 +213,7 @@ def _draw(rows: Sequence[dict[str, Any]], numbers: Mapping[str, int]) -> list[di
     return drawn
 
 
-def _write_sheet(
-    name: str, pixels: NDArray[np.uint8], rows: Sequence[Mapping[str, Any]]
-) -> None:
+def _write_sheet(name: str, pixels: NDArray[np.uint8], rows: Sequence[Mapping[str, Any]]) -> None:
     """One PNG with a picture a cell, row by row, and one JSON line a picture."""
     from PIL import Image as Picture
 

@@ -58,7 +58,9 @@ def fashion(*, split: str = "train") -> ImageTable:
 
 
 @SOURCES.register("embedded/moving_digits")
-def moving_digits(*, split: str = "train", length: int | None = None, **options: Any) -> MovingDigits:
+def moving_digits(
+    *, split: str = "train", length: int | None = None, **options: Any
+) -> MovingDigits:
     """Moving digits, made on the fly: see `unimodal.data.motion.MovingDigits` for the options.
 
     Record: `{"id", "video", "text", "digit", "motion"}`. `test` has digit images and

@@ -1,0 +1,418 @@
+"""Plain folders and files as data sets: what lies there is told by content, never by promise.
+
+`detect(path)` says what it found and why; `open_path(path, split)` opens it. Kinds: a manifest;
+pictures, sound or video with `metadata.csv`/`metadata.jsonl` (`file_name,text`), with LJSpeech's
+`metadata.csv` (`name|text`), or with a caption beside each file (`X.png`, `X.txt`); class folders
+(the folder's name is the label); FASTA; Parquet and Arrow of Hugging Face `datasets`; text.
+Manifests, FASTA windows and tables have modules of their own.
+"""
+
+import csv
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from unimodal.data.manifest import KNOWN_SPLITS, Finding, FindingsError, ManifestSource
+from unimodal.data.sources import BaseSource, ListSource, Record, Source, check_split, stable_split
+from unimodal.errors import DataError
+
+KINDS = ("manifest", "table", "captions", "classes", "fasta", "text", "parquet")
+"""What a path may be; `table` is a metadata file beside media."""
+
+FIELDS = {"image": "image", "audio": "speech", "video": "video"}
+"""Media kind to the field that a record has it in."""
+
+_IMAGE = {"PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF"}
+_AUDIO = {"WAV", "FLAC", "OGG", "MP3"}
+_VIDEO = {"MP4", "MATROSKA", "AVI"}
+_SPLIT_FOLDERS = {"train": "train", "val": "validation", "valid": "validation", "dev": "validation"}
+_SPLIT_FOLDERS |= {"validation": "validation", "test": "test"}
+_METADATA = ("metadata.jsonl", "metadata.csv")
+_FASTA_SUFFIXES = {".fa", ".fasta", ".fna", ".ffn", ".frn"}
+_MAX_METADATA_BYTES = 512 * 2**20
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a path is.
+
+    Attributes:
+        kind: One of `KINDS`.
+        why: What told, as one sentence.
+        path: The file or folder that is opened.
+        files: The data files, relative to the folder, sorted.
+        media: `image`, `audio` or `video`, where it matters.
+    """
+
+    kind: str
+    why: str
+    path: Path
+    files: tuple[Path, ...] = ()
+    media: str = ""
+
+
+def detect(path: str | Path) -> Found:
+    """What lies at `path`.
+
+    Raises:
+        DataError: if nothing does, or nothing that is known, or several things.
+    """
+    path = Path(path)
+    if path.is_file():
+        return _detect_file(path)
+    if not path.is_dir():
+        raise DataError("The data path does not exist.", subject=str(path), remedy="Check it.")
+    files = tuple(sorted(f for f in path.rglob("*") if f.is_file() and not _hidden(f, path)))
+    if not files:
+        raise DataError(
+            "The folder holds no files.", subject=str(path), remedy="Check the path for a typo."
+        )
+    manifest = path / "manifest.jsonl"
+    if manifest.is_file():
+        return Found("manifest", "it holds `manifest.jsonl`", manifest)
+    tables = tuple(f for f in files if f.suffix in (".parquet", ".arrow"))
+    if tables:
+        return Found("parquet", f"it holds {len(tables)} Parquet or Arrow files", path, tables)
+    media: dict[str, list[Path]] = {}
+    for file in files:
+        media.setdefault(media_kind(file), []).append(file)
+    known = [kind for kind in FIELDS if media.get(kind)]
+    metadata = next((path / name for name in _METADATA if (path / name).is_file()), None)
+    if metadata is not None:
+        if len(known) == 1:
+            why = f"it holds `{metadata.name}` and {len(media[known[0]])} {known[0]} files"
+            return Found("table", why, metadata, tuple(media[known[0]]), known[0])
+    if len(known) > 1:
+        counts = ", ".join(f"{len(media[kind])} {kind}" for kind in known)
+        raise DataError(
+            f"The folder holds several kinds of media ({counts}).",
+            subject=str(path),
+            remedy="Write a `manifest.jsonl` that says which files belong together.",
+        )
+    if known:
+        own = media[known[0]]
+        if any(file.with_suffix(".txt").is_file() for file in own):
+            why = f"it holds {len(own)} {known[0]} files with captions beside them"
+            return Found("captions", why, path, tuple(own), known[0])
+        if all(len(_inner(file, path).parts) == 2 for file in own):
+            labels = {_inner(file, path).parts[0] for file in own}
+            why = f"it holds {len(own)} {known[0]} files in {len(labels)} class folders"
+            return Found("classes", why, path, tuple(own), known[0])
+        raise DataError(
+            f"The folder holds {len(own)} {known[0]} files, but neither captions nor classes.",
+            subject=str(path),
+            remedy="Put `X.txt` beside each file, or a `metadata.csv` with the columns "
+            "`file_name,text`, or one folder a class.",
+        )
+    for kind in ("fasta", "text"):
+        if media.get(kind):
+            return Found(
+                kind, f"it holds {len(media[kind])} {kind} files", path, tuple(media[kind])
+            )
+    raise DataError(
+        f"None of the {len(files)} files is of a known kind.",
+        subject=str(path),
+        remedy="Known: pictures, sound, video, FASTA, Parquet, Arrow, text, `manifest.jsonl`.",
+    )
+
+
+def media_kind(file: Path) -> str:
+    """`image`, `audio`, `video`, `fasta`, `text` or "" by a file's first bytes."""
+    from unimodal.media.sources import sniff
+
+    with file.open("rb") as opened:
+        head = opened.read(512)
+    found = sniff(head)
+    for kind, formats in (("image", _IMAGE), ("audio", _AUDIO), ("video", _VIDEO)):
+        if found in formats:
+            return kind
+    stem = file.name.removesuffix(".gz")
+    if Path(stem).suffix.lower() in _FASTA_SUFFIXES or head.lstrip().startswith(b">"):
+        return "fasta"
+    if not found and head and b"\0" not in head and file.suffix in (".txt", ".md", ""):
+        return "text"
+    return ""
+
+
+def open_path(path: str | Path, *, split: str = "train", **options: Any) -> Source:
+    """Open a file or folder.
+
+    Args:
+        path: See `detect`.
+        split: Which split; without explicit splits, records are drawn by a hash of their id.
+        **options: For FASTA those of `GenomeWindows`; for others `field=` (the record's key for
+            the media) and `validation_fraction=`.
+
+    Raises:
+        FindingsError: with all errors of a manifest or folder.
+        DataError: if the path is of no known kind, or the split is empty.
+    """
+    check_split(split, KNOWN_SPLITS, str(path))
+    found = detect(path)
+    if found.kind == "manifest":
+        return ManifestSource(found.path, split, **options)
+    if found.kind == "fasta":
+        return _open_fasta(found, split, options)
+    if found.kind == "parquet":
+        from unimodal.data.parquet import ParquetSource
+
+        return ParquetSource(found.files, split, name=str(path), **options)
+    rows, findings = read_folder(found, field=options.pop("field", None))
+    if findings:
+        raise FindingsError(found.path, findings)
+    fraction = options.pop("validation_fraction", 0.05)
+    if options:
+        raise DataError(f"`{sorted(options)[0]}` is no option of a {found.kind} data set.")
+    explicit = any("split" in row for row in rows)
+    own = [
+        row
+        for row in rows
+        if (
+            row.get("split", "train")
+            if explicit
+            else stable_split(str(row.get("group", row["id"])), validation=fraction)
+        )
+        == split
+    ]
+    return FileSource(own, name=str(path), split=split)
+
+
+class FileSource(ListSource):
+    """Rows whose `Path` values become `FileRef`s when a record is handed out."""
+
+    def __init__(self, rows: Sequence[Record], *, name: str, split: str):
+        super().__init__(rows, name=name, license="the user's own", split=split)
+
+    def record(self, index: int) -> Record:
+        from unimodal.media.values import FileRef
+
+        row = super().record(index)
+        return {key: FileRef(v) if isinstance(v, Path) else v for key, v in row.items()}
+
+
+def read_folder(found: Found, field: str | None = None) -> tuple[list[Record], list[Finding]]:
+    """The rows of a folder of media or text, files as `Path`, and all its errors."""
+    key = field or FIELDS.get(found.media, "text")
+    if found.kind == "table":
+        return _read_table(found, key)
+    if found.kind == "text":
+        return _read_text(found)
+    rows: list[Record] = []
+    findings = []
+    for file in found.files:
+        row: Record = {"id": file.relative_to(found.path).as_posix(), key: file}
+        first = file.relative_to(found.path).parts[0]
+        if first in _SPLIT_FOLDERS and first != file.name:
+            row["split"] = _SPLIT_FOLDERS[first]
+        if found.kind == "classes":
+            row["text"] = file.parent.name.replace("_", " ")
+            row["label"] = file.parent.name
+        else:
+            caption = _caption(file.with_suffix(".txt"))
+            if isinstance(caption, Finding):
+                findings.append(caption)
+                continue
+            row["text"] = caption
+        rows.append(row)
+    return rows, findings
+
+
+def _caption(file: Path) -> str | Finding:
+    remedy = f"Write the caption or transcript into `{file.name}`, in UTF-8."
+    try:
+        text = file.read_text("utf-8-sig").strip()
+    except FileNotFoundError:
+        return Finding(
+            None, None, "Each file must have a `.txt`", "it is missing", remedy, str(file)
+        )
+    except UnicodeDecodeError:
+        return Finding(None, None, "A caption must be UTF-8", "it is not", remedy, str(file))
+    if not text:
+        return Finding(None, None, "A caption must not be empty", "it is", remedy, str(file))
+    return text
+
+
+def _read_table(found: Found, key: str) -> tuple[list[Record], list[Finding]]:
+    """Rows of `metadata.csv` or `.jsonl`: files must exist inside the folder, ids be unique."""
+    rows: list[Record] = []
+    findings: list[Finding] = []
+    seen: dict[str, int] = {}
+    for number, row in _table_rows(found, findings):
+        name, text = row.pop("file_name", None), row.get("text")
+        problem = ""
+        if not isinstance(name, str) or not name:
+            problem = "`file_name` must be a path, but is missing or empty"
+        elif not isinstance(text, str) or not text.strip():
+            problem = "`text` must be a string that is not empty, but is missing or empty"
+        elif PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts or "\\" in name:
+            problem = "`file_name` must be relative and stay inside the folder"
+        elif name in seen:
+            problem = f"`file_name` must be unique, but line {seen[name]} has it too"
+        else:
+            file = _existing(found, name)
+            if file is None:
+                problem = f"`file_name` must name a file, but there is no {name!r}"
+            elif row.get("split") not in (None, "", *KNOWN_SPLITS):
+                problem = f"`split` must be one of {KNOWN_SPLITS}, but is {row['split']!r}"
+        if problem:
+            rule, _, value = problem.partition(", but ")
+            finding = Finding(
+                number, str(name), rule, value or f"it is {name!r}", "Correct the line.",
+                str(found.path),
+            )  # fmt: skip
+            findings.append(finding)
+            continue
+        seen[str(name)] = number
+        if not row.get("split"):
+            row.pop("split", None)
+        rows.append({**row, "id": str(row.get("id") or name), key: file})
+    if not rows and not findings:
+        rule, remedy = "The table must have rows", "Write one line a file."
+        findings.append(Finding(None, None, rule, "it has none", remedy, str(found.path)))
+    return rows, findings
+
+
+def _existing(found: Found, name: str) -> Path | None:
+    """The file that a table names: beside it, or in LJSpeech's `wavs/NAME.wav`."""
+    root = found.path.parent
+    for candidate in (root / name, root / "wavs" / f"{name}.wav", root / f"{name}.wav"):
+        if candidate.is_file() and candidate.resolve().is_relative_to(root.resolve()):
+            return candidate
+    return None
+
+
+def _table_rows(found: Found, findings: list[Finding]) -> list[tuple[int, Record]]:
+    path = found.path
+
+    def refuse(line: int | None, rule: str, value: str, remedy: str) -> None:
+        findings.append(Finding(line, None, rule, value, remedy, str(path)))
+
+    if path.stat().st_size > _MAX_METADATA_BYTES:
+        refuse(
+            None,
+            f"A table must have at most {_MAX_METADATA_BYTES} bytes",
+            "it has more",
+            "Split it.",
+        )
+        return []
+    try:
+        text = path.read_text("utf-8-sig")
+    except UnicodeDecodeError as error:
+        refuse(None, "A table must be UTF-8", f"byte {error.start + 1} is not", "Save it as UTF-8.")
+        return []
+    rows: list[tuple[int, Record]] = []
+    if path.suffix == ".jsonl":
+        for number, line in enumerate(text.split("\n"), start=1):
+            if line.strip():
+                try:
+                    row = json.loads(line)
+                except (ValueError, RecursionError) as error:
+                    row = str(error)
+                if isinstance(row, dict):
+                    rows.append((number, row))
+                else:
+                    refuse(number, "A line must be one JSON object", "it is not", "Correct it.")
+        return rows
+    first = text.split("\n", 1)[0]
+    if "|" in first and "file_name" not in first:
+        for number, line in enumerate(text.split("\n"), start=1):
+            parts = line.rstrip("\r").split("|")
+            if line.strip():
+                # LJSpeech: name|transcript|normalised transcript.
+                rows.append((number, {"file_name": parts[0], "text": parts[-1]}))
+        return rows
+    reader = csv.DictReader(io.StringIO(text), strict=True)
+    if reader.fieldnames is None or "file_name" not in reader.fieldnames:
+        rule, remedy = "The first line must name the columns", "Write `file_name,text` there."
+        refuse(1, rule, f"it is {first[:80]!r}", remedy)
+        return []
+    try:
+        for row in reader:
+            if None in row or None in row.values():
+                rule = f"A line must have {len(reader.fieldnames)} columns"
+                refuse(reader.line_num, rule, "it has not", 'Quote texts with commas: "a, b".')
+            else:
+                rows.append((reader.line_num, dict(row)))
+    except csv.Error as error:
+        refuse(reader.line_num, "A table must be CSV", str(error), "Check the quotes.")
+    return rows
+
+
+def _read_text(found: Found) -> tuple[list[Record], list[Finding]]:
+    """Documents: one a file of a folder; of a single file, what blank lines part."""
+    from unimodal.errors import MediaError
+    from unimodal.media import read_text
+
+    rows: list[Record] = []
+    findings = []
+    for file in found.files:
+        try:
+            text = read_text(file).replace("\r\n", "\n")
+        except MediaError as error:
+            remedy = error.remedy or "Correct the file."
+            findings.append(
+                Finding(None, None, "Text must be readable", error.message, remedy, str(file))
+            )
+            continue
+        documents = [text] if found.path.is_dir() else text.split("\n\n")
+        name = file.relative_to(found.path).as_posix() if found.path.is_dir() else file.name
+        kept = [document.strip("\n") for document in documents if document.strip()]
+        rows += [{"id": f"{name}:{i}", "text": document} for i, document in enumerate(kept)]
+    if not rows and not findings:
+        rule, remedy = "A text data set must have text", "Check the path."
+        findings.append(Finding(None, None, rule, "it is empty", remedy, str(found.path)))
+    return rows, findings
+
+
+def _open_fasta(found: Found, split: str, options: dict[str, Any]) -> BaseSource:
+    import numpy as np
+
+    from unimodal.data.genome import GenomeWindows
+    from unimodal.media import read_fasta
+
+    sequences: dict[str, Any] = {}
+    for file in found.files:
+        for number, record in enumerate(read_fasta(file), start=1):
+            key = record.id or f"{file.name}:{number}"
+            if key in sequences:
+                raise DataError(
+                    f"Sequence names must be unique, but {key!r} stands twice.",
+                    subject=f"{file}, record {number}",
+                    remedy="Rename one of the records.",
+                )
+            sequences[key] = np.frombuffer(record.bases.encode("ascii"), np.uint8)
+    if not sequences:
+        raise DataError("The FASTA files hold no records.", subject=str(found.path))
+    return GenomeWindows(
+        sequences, split, name=str(found.path), license="the user's own", **options
+    )
+
+
+def _detect_file(path: Path) -> Found:
+    if path.suffix == ".jsonl" and path.name not in _METADATA:
+        return Found("manifest", "its name ends in `.jsonl`", path)
+    if path.name in _METADATA:
+        return detect(path.parent)
+    if path.suffix in (".parquet", ".arrow"):
+        return Found("parquet", f"its name ends in `{path.suffix}`", path, (path,))
+    kind = media_kind(path)
+    if kind in ("fasta", "text"):
+        return Found(kind, f"its content is {kind}", path, (path,))
+    raise DataError(
+        f"One {kind} file is not a data set." if kind else "The file is of no known kind.",
+        subject=str(path),
+        remedy="Give a folder of such files, a manifest (`.jsonl`), FASTA, Parquet or a text.",
+    )
+
+
+def _inner(file: Path, root: Path) -> Path:
+    """The path inside the folder, without a leading split folder."""
+    inner = file.relative_to(root)
+    return Path(*inner.parts[1:]) if inner.parts[0] in _SPLIT_FOLDERS else inner
+
+
+def _hidden(file: Path, root: Path) -> bool:
+    return any(part.startswith(".") for part in file.relative_to(root).parts)
