@@ -106,7 +106,7 @@ class _Batch:
     def __init__(self, engine: Engine, rows: list[Row]):
         self.engine, self.stepper = engine, engine.stepper
         self.device = engine.decoder.device
-        prompts = [_extended(row, row.drain(), engine) for row in rows]
+        prompts = [_extended(row, _pushed(row, None)) for row in rows]
         # A row may be done already: everything that it wants is forced.
         chosen = [i for i, row in enumerate(rows) if not row.done]
         self.rows = [rows[i] for i in chosen]
@@ -194,14 +194,9 @@ class _Batch:
         alive = []
         for row in self.rows:
             number = row.head_number()
-            try:
+            mask = None
+            with _alone(row):
                 mask = row.legal(self.engine.decoder.head_set(number))
-            except UnimodalError as error:
-                row.error = error
-                mask = None
-            except Exception as error:  # a constraint's own failure costs its request alone
-                row.error = _wrap(error, row.request)
-                mask = None
             alive.append(row.error is None)
             numbers.append(number)
             masks.append(mask)
@@ -242,10 +237,8 @@ class _Batch:
 
     def _accept(self, tokens: list[int], logprobs: list[float]) -> None:
         """Append drawn ids with what is forced after them, and feed the rows that go on."""
-        placed = [
-            row.push(token, logprob)
-            for row, token, logprob in zip(self.rows, tokens, logprobs, strict=True)
-        ]
+        drawn = zip(tokens, logprobs, strict=True)
+        placed = [_pushed(row, pair) for row, pair in zip(self.rows, drawn, strict=True)]
         going = [n for n, row in enumerate(self.rows) if not row.done]
         if len(going) < len(self.rows):
             placed = [placed[n] for n in going]
@@ -286,7 +279,25 @@ class _Batch:
             self._settle()
 
 
-def _extended(row: Row, placed: list[Placed], engine: Engine) -> EncodedDocument:
+def _pushed(row: Row, drawn: tuple[int, float] | None) -> list[Placed]:
+    """Append a drawn id, if any, and what is forced after it."""
+    with _alone(row):
+        return row.drain() if drawn is None else row.push(*drawn)
+    return []
+
+
+@contextmanager
+def _alone(row: Row) -> Iterator[None]:
+    """What fails in here costs this row alone."""
+    try:
+        yield
+    except UnimodalError as error:
+        row.error = error
+    except Exception as error:  # a constraint of somebody's own
+        row.error = _wrap(error, row.request)
+
+
+def _extended(row: Row, placed: list[Placed]) -> EncodedDocument:
     """The prompt of a row with the ids that are forced at its beginning."""
     prompt = row.prompt
     if not placed:

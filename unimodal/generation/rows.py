@@ -149,19 +149,26 @@ class Row:
         mask = torch.zeros(len(ids), dtype=torch.bool)
         for start, stop in ranges:
             mask |= (ids >= start) & (ids < stop)
-        if self.open is not None:
-            written = self.ids[self.open.start :]
-            for constraint in self.request.constraints_of(self.open.name):
-                kept = constraint.keep(written, ids)
-                mask = mask if kept is None else mask & kept
-            if not bool(mask.any()):
-                raise GrammarError(
-                    f"The constraints on `{self.open.name}` leave no id that may follow "
-                    f"{len(written)} ids within {self.budget} more.",
-                    subject=self.request.document.id or None,
-                    remedy="Raise `max_tokens`, or loosen the constraints.",
-                )
+        mask = self._constrained(mask, ids)
         return None if bool(mask.all()) else mask
+
+    def _constrained(self, mask: Tensor, ids: Tensor) -> Tensor:
+        """What the constraints keep of legal ids."""
+        constraints = self.request.constraints_of(self.open.name) if self.open else ()
+        if self.open is None or not constraints:
+            return mask
+        written = self.ids[self.open.start :]
+        for constraint in constraints:
+            kept = constraint.keep(written, ids)
+            mask = mask if kept is None else mask & kept
+        if not bool(mask.any()):
+            raise GrammarError(
+                f"The constraints on `{self.open.name}` leave no id that may follow "
+                f"{len(written)} ids within {self.budget} more.",
+                subject=self.request.document.id or None,
+                remedy="Raise `max_tokens`, or loosen the constraints.",
+            )
+        return mask
 
     # What was drawn
 
@@ -170,12 +177,17 @@ class Row:
         return [self._append(token, logprob, False), *self.drain()]
 
     def drain(self) -> list[Placed]:
-        """Append forced ids; return them with their places."""
+        """Append forced ids; return them with their places.
+
+        Raises:
+            GrammarError: if a constraint forbids one.
+        """
         placed = []
         while not self.done:
             ranges = self.cursor.legal(self.budget)
             if sum(stop - start for start, stop in ranges) != 1:
                 break
+            self._constrained(torch.ones(1, dtype=torch.bool), torch.tensor([ranges[0][0]]))
             placed.append(self._append(ranges[0][0], 0.0, True))
         return placed
 
