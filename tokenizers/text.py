@@ -264,9 +264,12 @@ class _SentencePiece:
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         escaped = [_escape(text) for text in texts]
-        found: list[list[int]] = self._processor.encode(
-            escaped, out_type=int, num_threads=torch.get_num_threads()
-        )
+        found: list[list[int]]
+        if len(escaped) == 1:  # a list starts threads, which cost more than most texts
+            found = [self._processor.encode(escaped[0], out_type=int)]
+        else:
+            threads = torch.get_num_threads()
+            found = self._processor.encode(escaped, out_type=int, num_threads=threads)
         if self._first:
             return [[i - 1 for i in ids] for ids in found]
         return found
