@@ -11,7 +11,7 @@ the plan and comparing it with the function that made it.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -126,8 +126,8 @@ class AttentionPlan:
 
     def to(self, device: torch.device | str) -> "AttentionPlan":
         """The same plan with its tensors on `device`; the table of tasks stays on the CPU."""
-        moved = [tensor.to(device) for tensor in self.tensors()[:-1]]
-        return AttentionPlan(*moved, tasks=self.tasks, shape=self.shape)
+        names = ("gather", "silent", "place", "place_out", "mask", "columns")
+        return replace(self, **{name: getattr(self, name).to(device) for name in names})
 
     @property
     def pairs(self) -> int:
@@ -242,7 +242,8 @@ class _Builder:
             if mask.all():
                 mode, mask = FULL, None
         blocks = _sparse_blocks(mask) if mask is not None else None
-        for q_start, q_stop, columns in blocks or [(0, length, None)]:
+        whole: list[tuple[int, int, Tensor | None]] = [(0, length, None)]
+        for q_start, q_stop, columns in blocks or whole:
             self.tasks.append(
                 Task(
                     start=self.slots,

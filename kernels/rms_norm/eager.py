@@ -54,11 +54,11 @@ class AddRmsNorm(torch.autograd.Function):
             inverse = _inverse_rms(total_c, ctx.eps)
             unit = total_c * inverse
             flow = grad_normed_c.to(total.dtype, copy=True)
-            grad_weight += torch.linalg.vecdot(flow, unit, dim=0)
-            flow.mul_(weight)
-            mean = torch.linalg.vecdot(flow, unit).unsqueeze(-1).div_(total.shape[-1])
-            flow.sub_(unit.mul_(mean)).mul_(inverse)
-            torch.add(grad_total_c, flow, out=grad_c)
+            product = flow * unit
+            grad_weight += product.sum(dim=0)
+            mean = product.mul_(weight).sum(dim=-1, keepdim=True).div_(total.shape[-1])
+            flow.mul_(weight).addcmul_(unit, mean, value=-1)
+            torch.addcmul(grad_total_c, flow, inverse, out=grad_c)
             if update_c:
                 update_c[0].copy_(grad_c)
         if ctx.update_dtype is not None and update is None:

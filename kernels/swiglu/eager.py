@@ -34,7 +34,7 @@ class SwiGlu(torch.autograd.Function):
             gate, up = gate_up_c.chunk(2, dim=-1)
             grad_gate, grad_up = out_c.chunk(2, dim=-1)
             torch.mul(F.silu(gate), grad_c, out=grad_up)
-            grad_gate.copy_(torch.ops.aten.silu_backward(grad_c * up, gate))
+            torch.ops.aten.silu_backward.grad_input(grad_c * up, gate, grad_input=grad_gate)
         return grad_gate_up
 
 
