@@ -255,7 +255,7 @@ class _Checker:
             self._field(number, name, field, value)
 
     def _field(self, number: int, name: str | None, field: str, value: Any) -> None:
-        if _has_surrogate(field) or isinstance(value, str) and _has_surrogate(value):
+        if _has_surrogate(field) or (isinstance(value, str) and _has_surrogate(value)):
             rule, remedy = "Text must be valid Unicode", "Remove the unpaired surrogate (\\ud800)."
             self.add(number, name, rule, f"`{field}` is not", remedy)
             return

@@ -166,7 +166,10 @@ def render(
         middle = size / 2 + rng.uniform(-0.03, 0.03) * size
         tops = lefts = np.clip(middle - sizes / 2, 0, size - sizes)
     return np.stack(
-        [_draw(digit, float(t), float(le), float(s), size) for t, le, s in zip(tops, lefts, sizes)]
+        [
+            _draw(digit, float(top), float(left), float(scale), size)
+            for top, left, scale in zip(tops, lefts, sizes, strict=True)
+        ]
     )
 
 

@@ -5,15 +5,20 @@ only the record that is asked for becomes a value. Nothing here knows where the 
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from unimodal.data.cache import MappedArray
 from unimodal.data.sources import BaseSource, Record
 
-Array = NDArray[Any] | MappedArray
+
+class Array(Protocol):
+    """What sources index: an array in memory, a mapped file, or a file decoded on first use."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: Any, /) -> Any: ...
 
 
 class ImageTable(BaseSource):

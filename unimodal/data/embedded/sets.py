@@ -8,7 +8,7 @@ names their sources. Everything is decoded on first use and kept for the process
 
 import lzma
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -97,7 +97,7 @@ def e_coli(*, split: str = "train", **options: Any) -> GenomeWindows:
     Record: `{"id", "dna", "start", "strand", "sequence"}`. `test` is the last tenth.
     """
     return GenomeWindows(
-        {"NC_008253": PackedGenome()},  # type: ignore[dict-item]
+        {"NC_008253": PackedGenome()},
         split,
         name="embedded/e_coli",
         license="public domain",
@@ -189,7 +189,7 @@ def embedded_file(name: str) -> Path:
     return path
 
 
-@lru_cache(maxsize=None)
+@cache
 def _all_rows(name: str) -> list[Record]:
     return read_rows(embedded_file(name))
 
@@ -199,7 +199,7 @@ def _rows(name: str, split: str) -> list[Record]:
     return [row for row in _all_rows(name) if row["split"] == split]
 
 
-@lru_cache(maxsize=None)
+@cache
 def _sheet(name: str, cell: int) -> NDArray[np.uint8]:
     from PIL import Image as Picture
 
@@ -211,7 +211,7 @@ def _sheet(name: str, cell: int) -> NDArray[np.uint8]:
     return np.ascontiguousarray(cells if cells.shape[-1] == 3 else cells[..., 0])
 
 
-@lru_cache(maxsize=None)
+@cache
 def _voice(name: str) -> NDArray[np.int16]:
     import soundfile
 
@@ -220,13 +220,13 @@ def _voice(name: str) -> NDArray[np.int16]:
     return np.asarray(samples, np.int16)
 
 
-@lru_cache(maxsize=1)
+@cache
 def _genome() -> NDArray[np.uint8]:
     packed = MappedArray(embedded_file("e_coli.safetensors"), "packed").array
     return unpack_bases(packed, NUM_BASES)
 
 
-@lru_cache(maxsize=1)
+@cache
 def _entries() -> list[Record]:
     lines = lzma.decompress(embedded_file("text.tsv.xz").read_bytes()).decode("utf-8")
     return [

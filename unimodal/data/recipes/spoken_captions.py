@@ -1,8 +1,8 @@
 """Short captions spoken in 36 synthetic voices: unlimited speech with exact transcripts.
 
-Captions are one to three words: names of emoji, colours with things, numbers. Some voices are held out wholly (`test`), of both engines; some captions are held out in the
-voices that are trained (`captions`); `validation` has seen voices and seen captions in new
-combinations.
+Captions are one to three words: names of emoji, things with a colour, numbers. Some voices are
+held out wholly (`test`), of both engines; some captions are held out in the voices that are trained
+(`captions`); `validation` has seen voices and seen captions in new combinations.
 
 eSpeak NG is GPL-3 software; what it says is not covered by its licence. Flite and its voices are
 under a permissive licence of Carnegie Mellon University.

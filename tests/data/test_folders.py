@@ -1,0 +1,145 @@
+"""Plain folders: each kind is told by content, opened, and refused with all its errors."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from unimodal.data.commands import validate
+from unimodal.data.folders import detect, open_path
+from unimodal.data.manifest import FindingsError
+from unimodal.errors import DataError
+from unimodal.media.values import FileRef
+
+
+def picture(path: Path) -> None:
+    """A small PNG."""
+    from PIL import Image as Picture
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Picture.fromarray(np.full((4, 4, 3), 9, np.uint8)).save(path, format="PNG")
+
+
+def sound(path: Path) -> None:
+    """A tenth of a second of WAV."""
+    import soundfile
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    soundfile.write(path, np.zeros(1600, np.float32), 16_000, format="WAV")
+
+
+def records(path: Path, **options: Any) -> dict[str, dict[str, Any]]:
+    """All records of train and validation, by id."""
+    found: dict[str, dict[str, Any]] = {}
+    for split in ("train", "validation"):
+        source = open_path(path, split=split, **options)
+        found |= {source[i]["id"]: source[i] for i in range(len(source))}
+    return found
+
+
+def test_captions_beside_pictures(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        picture(tmp_path / f"{name}.png")
+        (tmp_path / f"{name}.txt").write_text(f"caption {name}\n")
+    assert detect(tmp_path).kind == "captions"
+    found = records(tmp_path)
+    assert found["a.png"]["text"] == "caption a"
+    assert found["a.png"]["image"] == FileRef(tmp_path / "a.png")
+    picture(tmp_path / "c.png")
+    (tmp_path / "b.txt").write_text("")
+    with pytest.raises(FindingsError) as error:
+        open_path(tmp_path)
+    assert [Path(f.file).name for f in error.value.findings] == ["b.txt", "c.txt"]
+    assert validate(tmp_path)["ok"] is False
+
+
+def test_class_folders_and_split_folders(tmp_path: Path) -> None:
+    for part in ("train", "test"):
+        for label in ("red_fox", "owl"):
+            picture(tmp_path / part / label / f"{part}.png")
+    assert detect(tmp_path).kind == "classes"
+    test = open_path(tmp_path, split="test")
+    assert [test[i]["text"] for i in range(len(test))] == ["owl", "red fox"]
+    assert len(open_path(tmp_path, split="train")) == 2
+
+
+@pytest.mark.parametrize(
+    "table",
+    ['file_name,text\nwavs/x.wav,hello\nwavs/y.wav,"a, b"\n', "x|hello|hello\ny|raw|a, b\n"],
+)
+def test_sound_with_metadata(tmp_path: Path, table: str) -> None:
+    sound(tmp_path / "wavs" / "x.wav")
+    sound(tmp_path / "wavs" / "y.wav")
+    (tmp_path / "metadata.csv").write_text(table)
+    assert detect(tmp_path).kind == "table"
+    found = list(records(tmp_path).values())
+    assert sorted(r["text"] for r in found) == ["a, b", "hello"]
+    assert all(isinstance(r["speech"], FileRef) for r in found)
+
+
+def test_all_errors_of_a_table_come_at_once(tmp_path: Path) -> None:
+    sound(tmp_path / "x.wav")
+    lines = ["file_name,text", "x.wav,fine", "x.wav,again", "../y.wav,climbs", "z.wav,missing"]
+    lines += ["x.wav,", "x.wav", "/etc/passwd,absolute"]
+    (tmp_path / "metadata.csv").write_text("\n".join(lines) + "\n")
+    result = validate(tmp_path)
+    assert sorted(finding["line"] for finding in result["findings"]) == [3, 4, 5, 6, 7, 8]
+    assert all(finding["remedy"] for finding in result["findings"])
+
+
+def test_fasta_with_a_held_out_tail(tmp_path: Path) -> None:
+    path = tmp_path / "genome.fa"
+    path.write_text(">chr1 first\r\nACGTN\r\nacgta\r\n>chr2\nGGGGGGGGGG\n")
+    train = open_path(path, window=4, test_fraction=0.2, validation_fraction=0.0)
+    assert [train[i]["dna"] for i in range(len(train))] == ["ACGT", "Nacg", "GGGG", "GGGG"]
+    test = open_path(path, split="test", window=4, test_fraction=0.2, validation_fraction=0.0)
+    assert [test[i]["dna"] for i in range(len(test))] == ["ta", "GG"]
+    (tmp_path / "protein.fa").write_text(">p\nMKVLAWEEQ\n")
+    result = validate(tmp_path)
+    assert result["kind"] == "fasta" and len(result["findings"]) == 1
+
+
+def test_text_by_blank_line_and_by_file(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.write_text("one\ntwo\n\n\nthree\n")
+    assert sorted(r["text"] for r in records(path).values()) == ["one\ntwo", "three"]
+    assert [r["text"] for r in records(tmp_path).values()] == ["one\ntwo\n\n\nthree"]
+
+
+def test_parquet_of_hugging_face(tmp_path: Path) -> None:
+    pyarrow = pytest.importorskip("pyarrow")
+    import pyarrow.parquet
+
+    picture(tmp_path / "p.png")
+    data = (tmp_path / "p.png").read_bytes()
+    (tmp_path / "p.png").unlink()
+    rows = [{"image": {"bytes": data, "path": "p.png"}, "caption": f"c{i}"} for i in range(3)]
+    table = pyarrow.Table.from_pylist(rows)
+    pyarrow.parquet.write_table(table, tmp_path / "train-00000-of-00001.parquet")
+    pyarrow.parquet.write_table(table.slice(0, 1), tmp_path / "test-00000-of-00001.parquet")
+    train = open_path(tmp_path)
+    assert len(train) == 3 and len(open_path(tmp_path, split="test")) == 1
+    assert train[2]["text"] == "c2" and train[2]["image"].pixels.shape == (4, 4, 3)
+    (tmp_path / "train-00000-of-00001.parquet").write_bytes(b"PAR1 cut")
+    with pytest.raises(DataError, match="cannot be read"):
+        open_path(tmp_path)
+
+
+@pytest.mark.parametrize("case", ["missing", "empty", "bare", "mixed", "one", "unknown"])
+def test_what_is_no_data_set_is_refused_with_a_remedy(tmp_path: Path, case: str) -> None:
+    target = tmp_path / "data"
+    if case != "missing":
+        target.mkdir()
+    if case in ("bare", "mixed"):
+        picture(target / "a.png")
+    if case == "mixed":
+        sound(target / "a.wav")
+    if case == "one":
+        picture(target / "a.png")
+        target = target / "a.png"
+    if case == "unknown":
+        (target / "x.bin").write_bytes(b"\0\1\2")
+    with pytest.raises(DataError) as error:
+        detect(target)
+    assert error.value.remedy
