@@ -104,6 +104,7 @@ class Answer:
         segments: What was written, in order; empty if the request failed.
         ids, logprobs, forced: Of the whole answer, openers included.
         error: Why the request failed; it failed alone.
+        alternatives: All answers, where several were drawn for one prompt.
     """
 
     segments: list[Written] = field(default_factory=list)
@@ -111,6 +112,7 @@ class Answer:
     logprobs: list[float] = field(default_factory=list)
     forced: list[bool] = field(default_factory=list)
     error: UnimodalError | None = None
+    alternatives: tuple["Answer", ...] = ()
 
     @property
     def value(self) -> Any:
