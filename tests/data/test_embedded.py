@@ -41,7 +41,7 @@ def same(one: dict[str, Any], other: dict[str, Any]) -> bool:
 
 def test_files_are_the_recorded_ones_and_small() -> None:
     manifest = json.loads((FOLDER / "manifest.json").read_text())
-    assert {name for name in manifest} == {
+    assert set(manifest) == {
         p.name for p in FOLDER.iterdir() if p.is_file() and p.suffix not in (".py", ".json")
     }
     for name, facts in manifest.items():
@@ -54,7 +54,9 @@ def test_counts_access_and_pickling(name: str) -> None:
     assert name in SOURCES.names()
     for split, count in zip(SPLITS, COUNTS[name], strict=True):
         source = open_source(name, split)
-        assert len(source) == count and source.split == split and source.license
+        assert len(source) == count
+        assert source.split == split
+        assert source.license
         copy = pickle.loads(pickle.dumps(source))
         for index in (0, count // 2, -1):
             assert same(source[index], copy[index])
@@ -67,7 +69,8 @@ def test_no_id_is_in_two_splits(name: str) -> None:
     seen: set[str] = set()
     for split in SPLITS:
         ids = [record["id"] for record in open_source(name, split)]  # type: ignore[attr-defined]
-        assert len(set(ids)) == len(ids) and not seen & set(ids)
+        assert len(set(ids)) == len(ids)
+        assert not seen & set(ids)
         seen |= set(ids)
 
 
@@ -95,7 +98,8 @@ def test_test_voices_are_unseen_and_of_both_engines() -> None:
     assert not pairs[0] & pairs[1]
     for record in records["test"][::7]:
         sound = record["speech"]
-        assert 0.1 < sound.seconds < 2 and 0.3 < float(sound.samples.abs().max()) <= 1
+        assert 0.1 < sound.seconds < 2
+        assert 0.3 < float(sound.samples.abs().max()) <= 1
         assert sound.sample_rate_hz == 16_000
 
 
@@ -110,7 +114,9 @@ def test_test_clips_have_unseen_pairs_and_unseen_digits() -> None:
             assert record["video"].frames.shape == (8, 32, 32, 3)
             assert int(record["video"].frames.max()) > 100
     images = [set(source._images) for source in sources.values()]  # type: ignore[attr-defined]
-    assert not images[0] & images[1] and not images[0] & images[2] and not images[1] & images[2]
+    assert not images[0] & images[1]
+    assert not images[0] & images[2]
+    assert not images[1] & images[2]
     other = open_source("embedded/moving_digits", "train", seed=1)
     assert not same(other[0], {**sources["train"][0], "id": other[0]["id"]})
 
@@ -144,4 +150,5 @@ def test_the_genome_is_whole_and_its_tail_held_out() -> None:
     forward, backward = both[10], both[11]
     flipped = reverse_complement(np.frombuffer(forward["dna"].encode(), np.uint8)).tobytes()
     assert (forward["strand"], backward["strand"]) == ("+", "-")
-    assert flipped.decode() == backward["dna"] and len(both) == 2 * len(test)
+    assert flipped.decode() == backward["dna"]
+    assert len(both) == 2 * len(test)

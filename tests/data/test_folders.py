@@ -97,7 +97,8 @@ def test_fasta_with_a_held_out_tail(tmp_path: Path) -> None:
     assert [test[i]["dna"] for i in range(len(test))] == ["ta", "GG"]
     (tmp_path / "protein.fa").write_text(">p\nMKVLAWEEQ\n")
     result = validate(tmp_path)
-    assert result["kind"] == "fasta" and len(result["findings"]) == 1
+    assert result["kind"] == "fasta"
+    assert len(result["findings"]) == 1
 
 
 def test_text_by_blank_line_and_by_file(tmp_path: Path) -> None:
@@ -109,18 +110,20 @@ def test_text_by_blank_line_and_by_file(tmp_path: Path) -> None:
 
 def test_parquet_of_hugging_face(tmp_path: Path) -> None:
     pyarrow = pytest.importorskip("pyarrow")
-    import pyarrow.parquet
+    parquet = pytest.importorskip("pyarrow.parquet")
 
     picture(tmp_path / "p.png")
     data = (tmp_path / "p.png").read_bytes()
     (tmp_path / "p.png").unlink()
     rows = [{"image": {"bytes": data, "path": "p.png"}, "caption": f"c{i}"} for i in range(3)]
     table = pyarrow.Table.from_pylist(rows)
-    pyarrow.parquet.write_table(table, tmp_path / "train-00000-of-00001.parquet")
-    pyarrow.parquet.write_table(table.slice(0, 1), tmp_path / "test-00000-of-00001.parquet")
+    parquet.write_table(table, tmp_path / "train-00000-of-00001.parquet")
+    parquet.write_table(table.slice(0, 1), tmp_path / "test-00000-of-00001.parquet")
     train = open_path(tmp_path)
-    assert len(train) == 3 and len(open_path(tmp_path, split="test")) == 1
-    assert train[2]["text"] == "c2" and train[2]["image"].pixels.shape == (4, 4, 3)
+    assert len(train) == 3
+    assert len(open_path(tmp_path, split="test")) == 1
+    assert train[2]["text"] == "c2"
+    assert train[2]["image"].pixels.shape == (4, 4, 3)
     (tmp_path / "train-00000-of-00001.parquet").write_bytes(b"PAR1 cut")
     with pytest.raises(DataError, match="cannot be read"):
         open_path(tmp_path)

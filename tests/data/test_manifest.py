@@ -60,7 +60,8 @@ def test_each_rule_is_named_with_its_line(tmp_path: Path, line: object, rule: st
     findings = validate_manifest(path, kinds=KINDS)
     assert [finding.line for finding in findings] == [2]
     assert rule in findings[0].rule
-    assert findings[0].remedy and findings[0].value
+    assert findings[0].remedy
+    assert findings[0].value
     with pytest.raises(FindingsError, match="line 2"):
         ManifestSource(path, kinds=KINDS)
 
@@ -102,13 +103,16 @@ def test_records_splits_and_random_access(tmp_path: Path) -> None:
     rows = [{"id": f"r{i}", "text": f"é {i}", "image": "p.png", "voice": i} for i in range(200)]
     path = write(tmp_path, *rows, {"id": "t", "split": "test", "text": {"path": "p.png"}})
     parts = {s: ManifestSource(path, s, kinds=KINDS) for s in ("train", "validation", "test")}
-    assert len(parts["train"]) + len(parts["validation"]) == 200 and len(parts["validation"]) > 2
+    assert len(parts["train"]) + len(parts["validation"]) == 200
+    assert len(parts["validation"]) > 2
     ids = {s: {record["id"] for record in part} for s, part in parts.items()}
-    assert not ids["train"] & ids["validation"] and ids["test"] == {"t"}
+    assert not ids["train"] & ids["validation"]
+    assert ids["test"] == {"t"}
     assert parts["test"][0]["text"] == FileRef(tmp_path / "p.png")
     copy = pickle.loads(pickle.dumps(parts["train"]))
     assert copy[-1] == parts["train"][-1]
-    assert copy[3]["image"] == FileRef(tmp_path / "p.png") and copy[3]["text"].startswith("é")
+    assert copy[3]["image"] == FileRef(tmp_path / "p.png")
+    assert copy[3]["text"].startswith("é")
     with pytest.raises(IndexError):
         copy[len(copy)]
 
@@ -119,9 +123,12 @@ def test_a_group_stays_in_one_split(tmp_path: Path) -> None:
     groups = [
         {r["group"] for r in ManifestSource(path, s, kinds=KINDS)} for s in ("train", "validation")
     ]
-    assert groups[1] and not groups[0] & groups[1]
+    assert groups[1]
+    assert not groups[0] & groups[1]
 
 
 def test_the_registry_says_which_fields_hold_strings() -> None:
     kinds = registered_kinds()
-    assert kinds["text"] == "inline" and kinds["dna"] == "inline" and kinds["image"] == "file"
+    assert kinds["text"] == "inline"
+    assert kinds["dna"] == "inline"
+    assert kinds["image"] == "file"

@@ -83,7 +83,7 @@ class ParquetSource(BaseSource):
 
 def split_of_file(file: Path) -> str:
     """The split that a file's name or folder tells, or ""."""
-    match = _SPLIT.search(f"{file.parent.name}/{file.name}")
+    match = _SPLIT.search(file.name) or _SPLIT.fullmatch(file.parent.name)
     if match is None:
         return ""
     return {"train": "train", "test": "test"}.get(match[1], "validation")
