@@ -26,6 +26,7 @@ from typing import Any, Protocol
 import numpy as np
 import sentencepiece
 import torch
+from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from unimodal.errors import ConfigError, MediaError, VocabularyError
@@ -35,6 +36,8 @@ from unimodal.modality import Modality, register_modality
 from unimodal.types import Tokens, line_grid
 
 log = logging.getLogger(__name__)
+
+Ids = NDArray[np.int64]
 
 SENTENCEPIECE_FILE = "sentencepiece.model"
 TOKENIZER_FILE = "tokenizer.json"
@@ -46,6 +49,9 @@ ALGORITHMS = ("unigram", "bpe")
 NUM_BYTES = 256
 MIN_VOCAB_SIZE = NUM_BYTES + 4
 MAX_LINE_CHARACTERS = 4096
+CHUNK = 65_536
+"""Longer texts are encoded in pieces of so many characters, and decoded so many ids at a time: the
+library needs over 100 bytes a character."""
 _TOO_LARGE = re.compile(r"value <= (\d+)")
 _TOO_SMALL = re.compile(r"smaller than required_chars\. \d+ vs (\d+)")
 _PROBES = (
@@ -94,9 +100,9 @@ class _Engine(Protocol):
 
     size: int
 
-    def encode(self, texts: Sequence[str]) -> list[list[int]]: ...
+    def encode(self, texts: Sequence[str]) -> list[Ids]: ...
 
-    def decode(self, ids: Sequence[int]) -> str: ...
+    def decode(self, ids: Ids) -> str: ...
 
 
 @register_modality("text")
@@ -156,7 +162,7 @@ class Text(Modality[str, TextConfig]):
     def decode(self, tokens: Tokens) -> str:
         """The text of any ids; bytes that are no UTF-8 become U+FFFD."""
         assert tokens.ids is not None
-        return self._ready().decode(tokens.ids.tolist())
+        return self._ready().decode(tokens.ids.numpy())
 
     def length(self, value: str) -> int:
         """Ids of a text."""
@@ -262,21 +268,32 @@ class _SentencePiece:
         self.size = total - self._first
         self._bytes = [self._piece(i) for i in range(self._first, total)]
 
-    def encode(self, texts: Sequence[str]) -> list[list[int]]:
+    def encode(self, texts: Sequence[str]) -> list[Ids]:
         escaped = [_escape(text) for text in texts]
-        found: list[list[int]]
-        if len(escaped) == 1:  # a list starts threads, which cost more than most texts
-            found = [self._processor.encode(escaped[0], out_type=int)]
-        else:
-            threads = torch.get_num_threads()
-            found = self._processor.encode(escaped, out_type=int, num_threads=threads)
-        if self._first:
-            return [[i - 1 for i in ids] for ids in found]
-        return found
+        short = [text for text in escaped if len(text) <= CHUNK]
+        found = iter(self._encode(short))
+        return [
+            next(found)
+            if len(text) <= CHUNK
+            else np.concatenate(
+                [self._encode([text[at : at + CHUNK]])[0] for at in range(0, len(text), CHUNK)]
+            )
+            for text in escaped
+        ]
 
-    def decode(self, ids: Sequence[int]) -> str:
+    def _encode(self, texts: list[str]) -> list[Ids]:
+        found: list[list[int]] = self._processor.encode(
+            texts, out_type=int, num_threads=torch.get_num_threads()
+        )
+        return [np.array(ids, dtype=np.int64) - self._first for ids in found]
+
+    def decode(self, ids: Ids) -> str:
         table = self._bytes
-        text = b"".join([table[i] for i in ids]).decode("utf-8", errors="replace")
+        parts = [
+            b"".join([table[i] for i in ids[at : at + CHUNK].tolist()])
+            for at in range(0, len(ids), CHUNK)
+        ]
+        text = b"".join(parts).decode("utf-8", errors="replace")
         # The sign is a space, whether it came as a piece or as bytes: a real one is escaped.
         return _unescape(text.replace(SPACE_SIGN, " "))
 
@@ -300,12 +317,12 @@ class _HuggingFace:
         known = self._tokenizer.get_vocab(with_added_tokens=True)
         self.size = max(known.values()) + 1
 
-    def encode(self, texts: Sequence[str]) -> list[list[int]]:
+    def encode(self, texts: Sequence[str]) -> list[Ids]:
         found = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
-        return [encoding.ids for encoding in found]
+        return [np.array(encoding.ids, dtype=np.int64) for encoding in found]
 
-    def decode(self, ids: Sequence[int]) -> str:
-        text: str = self._tokenizer.decode(list(ids), skip_special_tokens=False)
+    def decode(self, ids: Ids) -> str:
+        text: str = self._tokenizer.decode(ids.tolist(), skip_special_tokens=False)
         return text
 
 
@@ -313,12 +330,12 @@ def _open(name: str, data: bytes) -> _Engine:
     return _HuggingFace(data) if name == TOKENIZER_FILE else _SentencePiece(data)
 
 
-def _probed(engine: _Engine) -> Iterator[tuple[str, list[int]]]:
+def _probed(engine: _Engine) -> Iterator[tuple[str, Ids]]:
     return zip(_PROBES, engine.encode(_PROBES), strict=True)
 
 
-def _tokens(ids: list[int]) -> Tokens:
-    return Tokens(grid=line_grid(len(ids)), ids=torch.from_numpy(np.array(ids, dtype=np.int64)))
+def _tokens(ids: Ids) -> Tokens:
+    return Tokens(grid=line_grid(len(ids)), ids=torch.from_numpy(ids))
 
 
 def _escape(text: str) -> str:

@@ -200,9 +200,15 @@ def test_a_tokenizer_json_that_changes_letters_counts_as_lossy(tmp_path, caplog)
     assert "lossy" in caplog.text
 
 
-def test_a_long_line_encodes(text: Text) -> None:
-    value = "the quick brown fox " * 20_000
-    assert text.decode(text.encode(value)) == value
+def test_a_long_line_encodes_in_pieces_and_leaves_its_neighbours_alone(
+    text: Text, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("unimodal.tokenizers.text.CHUNK", 50)
+    long = "the qu\u00efck \u2581 brown \U0001f600 fox\n" * 20
+    values = ["a", long, "", "bc", long[:60]]
+    encoded = text.encode_batch(values)
+    assert [text.decode(tokens) for tokens in encoded] == values
+    assert [len(t) for t in encoded] == [text.length(v) for v in values]
 
 
 def test_a_shown_text_is_escaped(text: Text) -> None:
