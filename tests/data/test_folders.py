@@ -124,9 +124,10 @@ def test_parquet_of_hugging_face(tmp_path: Path) -> None:
     assert len(open_path(tmp_path, split="test")) == 1
     assert train[2]["text"] == "c2"
     assert train[2]["image"].pixels.shape == (4, 4, 3)
-    (tmp_path / "train-00000-of-00001.parquet").write_bytes(b"PAR1 cut")
+    (tmp_path / "cut").mkdir()
+    (tmp_path / "cut" / "a.parquet").write_bytes(b"PAR1 cut")
     with pytest.raises(DataError, match="cannot be read"):
-        open_path(tmp_path)
+        open_path(tmp_path / "cut")
 
 
 @pytest.mark.parametrize("case", ["missing", "empty", "bare", "mixed", "one", "unknown"])
