@@ -72,7 +72,8 @@ def attention(
 def attend_cached(q: Tensor, k_cache: Tensor, v_cache: Tensor, visible: Tensor) -> Tensor:
     """Attention of new positions over a cache, for decoding; scale H ** -0.5, no gradient needed.
 
-    A cache laid out [B, K, S, H] in memory and handed over transposed is read without a copy.
+    The cache is read where it lies, in any layout; best laid out [B, K, S, H] in memory and handed
+    over transposed. On the CPU float32 is the fast precision for this.
 
     Args:
         q: [B, Tq, N, H].
@@ -97,19 +98,9 @@ def attend_cached(q: Tensor, k_cache: Tensor, v_cache: Tensor, visible: Tensor) 
             f"`visible` must have shape {(batch, length, k_cache.shape[1])}, "
             f"but has {tuple(visible.shape)}."
         )
-    share = heads // groups
-    q_work = (q * size**-0.5).view(batch, length, groups, share, size)
-    q_work = q_work.permute(0, 2, 3, 1, 4).reshape(batch, groups, share * length, size)
-    scores = torch.matmul(q_work, k_cache.permute(0, 2, 3, 1).to(q.dtype))
-    scores = scores.view(batch, groups, share, length, -1)
-    hidden = ~visible[:, None, None]
-    weights = torch.softmax(scores.masked_fill_(hidden, -torch.inf), dim=-1, dtype=torch.float32)
-    weights = weights.masked_fill_(hidden, 0.0).to(q.dtype)
-    out = torch.matmul(
-        weights.view(batch, groups, share * length, -1), v_cache.transpose(1, 2).to(q.dtype)
-    )
-    out = out.view(batch, groups, share, length, size).permute(0, 3, 1, 2, 4)
-    return out.reshape(batch, length, heads, size)
+    if q.device.type == "cpu" and q.dtype in (torch.float32, torch.float64):
+        return cpu.attend_cached(q, k_cache.to(q.dtype), v_cache.to(q.dtype), visible)
+    return reference.attend_dense(q, k_cache, v_cache, visible, size**-0.5)[0]
 
 
 class _Attention(torch.autograd.Function):

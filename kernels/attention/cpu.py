@@ -1,7 +1,8 @@
 """Attention on the CPU: one call of torch's CPU flash attention for each task of a plan.
 
 Documents are gathered out of their rows, so that no work crosses documents. Precision is chosen by
-length: under bfloat16, buckets shorter than `LOW_PRECISION_LENGTH` are computed in float32, which
+length: under bfloat16, buckets shorter than `LOW_PRECISION_LENGTH` (and blocks of the queries of
+longer ones, where a pattern is sparse) are computed in float32, which
 is three to six times faster there (two cores with AMX, head size 64, forward and backward of 5,120
 tokens and 5 heads: length 80 takes 18 ms in float32, 56 ms in bfloat16 and 27 ms as explicit
 bfloat16 products; length 320: 50, 43, 70; length 1,024: 107, 65, 504).
@@ -128,6 +129,26 @@ def backward(
     return grad_q, grad_k, grad_v
 
 
+def attend_cached(q: Tensor, k_cache: Tensor, v_cache: Tensor, visible: Tensor) -> Tensor:
+    """See `api.attend_cached`. A query that sees nothing gets zeros from flash attention itself.
+
+    One thread, 16 rows, 5 heads of 64, 512 cached positions: 3.5 ms, against 11.6 ms as matrix
+    products, which copy the cache (2.3 and 2.7 ms where it lies [B, K, S, H]).
+    """
+    bias = torch.zeros(visible.shape, dtype=q.dtype).masked_fill_(~visible, -torch.inf)
+    out, _ = _flash(
+        q.transpose(1, 2),
+        k_cache.transpose(1, 2),
+        v_cache.transpose(1, 2),
+        0.0,
+        False,
+        attn_mask=bias[:, None],
+        scale=q.shape[-1] ** -0.5,
+    )
+    result: Tensor = out.transpose(1, 2)
+    return result
+
+
 def _lse_dtype(q: Tensor) -> torch.dtype:
     return torch.float64 if q.dtype == torch.float64 else torch.float32
 
@@ -150,7 +171,8 @@ def _slice(task: Task) -> slice:
 def _take(rows: Tensor, index: Tensor, task: Task) -> Tensor:
     """Gather positions as [count, heads, length, H], in the precision of the bucket."""
     taken = rows.index_select(0, index)
-    if rows.dtype in (torch.bfloat16, torch.float16) and task.length < LOW_PRECISION_LENGTH:
+    short = task.length < LOW_PRECISION_LENGTH or task.column_count >= 0
+    if short and rows.dtype in (torch.bfloat16, torch.float16):
         taken = taken.float()
     return taken.view(task.count, task.length, rows.shape[1], rows.shape[2]).transpose(1, 2)
 

@@ -6,6 +6,11 @@ are plainly causal needs no mask; the others carry one. Where a pattern leaves m
 queries of a bucket are cut into blocks and each block visits only the key columns that one of its
 queries sees.
 
+What it costs (one thread): 4 ms for 16,384 tokens of plainly causal documents. A masked bucket
+evaluates its mask whole: 170 ms for four documents of 256 + 32 x 32 positions with `Row`, whose
+attention then takes 280 ms a layer forward and backward in float32 with 5 heads of 64, against 530
+with the mask and no blocks (`Conv(11)`: 257 against 469).
+
 Not here: the arithmetic of attention (`reference`, `cpu`). Tested by rebuilding the dense mask from
 the plan and comparing it with the function that made it.
 """
