@@ -37,6 +37,9 @@ RESUMABLE = {"train", "demo", "data"}
 """Verbs that go on where they were stopped."""
 
 
+DEBUG = "--debug"
+
+
 class _Parser(argparse.ArgumentParser):
     """A parser whose complaints are errors like all others."""
 
@@ -56,7 +59,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit code.
     """
-    given = list(sys.argv[1:] if argv is None else argv)
+    words = list(sys.argv[1:] if argv is None else argv)
+    given = [word for word in words if word != DEBUG]
+    is_debug = len(given) < len(words)
     verb = given[0] if given and given[0] in VERBS else ""
     as_json = "--json" in given
     try:
@@ -64,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return code
     except UnimodalError as error:
-        if "--debug" in given:
+        if is_debug:
             raise
         report_error(error, as_json=as_json)
         return error.exit_code
@@ -76,7 +81,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as error:
-        if "--debug" in given:
+        if is_debug:
             raise
         report_error(_of_system(error), as_json=as_json)
         return EXIT_FAILURE
@@ -99,7 +104,6 @@ def _dispatch(given: list[str]) -> int:
         return int(module.run(given[1:]))
     parser = _Parser(prog=f"unimodal {verb}", description=module.ABOUT, allow_abbrev=False)
     module.add_arguments(parser)
-    parser.add_argument("--debug", action="store_true", help="show tracebacks of errors")
     try:
         arguments = parser.parse_args(given[1:])
     except SystemExit as stop:  # --help
@@ -112,6 +116,7 @@ def _overview() -> str:
     lines += ["usage: unimodal VERB [arguments]", "", "verbs:"]
     lines += [f"  {verb:<11} {about}" for verb, about in VERBS.items()]
     lines += ["", "`unimodal VERB --help` says more. RUN is the folder of a run or a shipped name."]
+    lines += ["`--debug`, with any verb, shows the traceback of an error."]
     return "\n".join(lines)
 
 

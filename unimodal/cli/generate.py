@@ -1,0 +1,76 @@
+"""`unimodal generate`: one value from another, written to a file or printed."""
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from unimodal.cli.console import print_json
+from unimodal.cli.options import add_compute_options, add_run, add_sampling_options
+from unimodal.errors import ConfigError
+
+if TYPE_CHECKING:
+    from unimodal.generation import Answer
+
+ABOUT = "Generate a value: a caption of a picture, a sequence from a name, the rest of a text."
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `generate`."""
+    add_run(parser)
+    parser.add_argument(
+        "value", nargs="?", metavar="VALUE", help="a file, or a text; none generates from nothing"
+    )
+    parser.add_argument(
+        "--from", dest="source", metavar="NAME", help="modality of VALUE; by default found out"
+    )
+    parser.add_argument("--to", default="text", metavar="NAME", help="modality to write")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="where to write the value")
+    parser.add_argument("--n", type=int, default=1, help="answers to draw; the likeliest is taken")
+    parser.add_argument("--task", metavar="NAME", help="task of the run whose template to use")
+    add_sampling_options(parser)
+    add_compute_options(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Generate and write."""
+    if arguments.out is not None and not arguments.out.resolve().parent.is_dir():
+        raise ConfigError("Its folder does not exist.", subject=str(arguments.out))
+    from unimodal.cli.inputs import read_word
+    from unimodal.runtime import load
+    from unimodal.stream import Segment
+
+    model = load(arguments.run, arguments.device)
+    given: list[Segment] = []
+    if arguments.value is not None:
+        found = read_word(arguments.value, model.vocabulary, arguments.source)
+        given = [Segment(found.modality, found.value)]
+    answer = model.generate(
+        given,
+        to=arguments.to,
+        n=arguments.n,
+        temperature=arguments.temperature,
+        top_k=arguments.top_k,
+        top_p=arguments.top_p,
+        seed=arguments.seed,
+        max_tokens=arguments.max_tokens,
+        task=arguments.task,
+    )
+    modality = model.vocabulary.modality(arguments.to)
+    if arguments.out is not None:
+        modality.write(answer.value, arguments.out)
+    _print(answer, arguments, modality.value_type)
+    return 0
+
+
+def _print(answer: "Answer", arguments: argparse.Namespace, value_type: type) -> None:
+    value: Any = answer.value if value_type is str else repr(answer.value)
+    if arguments.json:
+        out = str(arguments.out) if arguments.out is not None else None
+        facts = {"to": arguments.to, "value": value, "file": out}
+        print_json({**facts, "num_ids": len(answer.ids), "nats": -answer.logprob})
+    elif arguments.out is not None:
+        print(arguments.out)
+    elif value_type is str:
+        print(value)
+    else:
+        print(f"{value}\nGive --out FILE to write it.")

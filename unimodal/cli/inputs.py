@@ -1,0 +1,131 @@
+"""Words of the command line as values: files by their modality, or literal strings.
+
+The modality is what `--from` names; without it, every modality of the model tries to read the
+file, and the one that can is taken. Text reads anything in UTF-8, so it counts only when no other
+does.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from unimodal.errors import ConfigError, MediaError, UnimodalError
+from unimodal.vocabulary import Vocabulary
+
+CATCH_ALL = "text"
+"""The modality that reads any UTF-8 file."""
+FASTA_SUFFIXES = (".fa", ".fasta", ".fna", ".ffn", ".faa")
+
+
+@dataclass(frozen=True)
+class Input:
+    """One value to work on.
+
+    Attributes:
+        name: What output calls it: the file, with the record where it holds several.
+        modality: Ledger name.
+        value: The value.
+    """
+
+    name: str
+    modality: str
+    value: Any
+
+
+def read_files(paths: Sequence[str], vocabulary: Vocabulary, given: str | None) -> Iterator[Input]:
+    """The values of files; a FASTA file gives one a record.
+
+    Raises:
+        MediaError: if a file cannot be read by the modality, or by any.
+        ConfigError: if several modalities read it, and none was named.
+    """
+    for word in paths:
+        path = Path(word)
+        if not path.is_file():
+            what = "This is a folder, not a file." if path.is_dir() else "There is no such file."
+            raise MediaError(what, subject=word, remedy="Check the path.")
+        name = given or sniff(path, vocabulary)
+        vocabulary.modality(name)
+        yield from _values(path, name, vocabulary)
+
+
+def read_word(word: str, vocabulary: Vocabulary, given: str | None) -> Input:
+    """The value of one word: a file, or a literal string of a modality of strings.
+
+    Raises:
+        MediaError: if it is no file, and the modality takes no strings.
+    """
+    if _is_file(word):
+        return next(iter(read_files([word], vocabulary, given)))
+    name = given or _of_strings(vocabulary, word)
+    if vocabulary.modality(name).value_type is not str:
+        raise MediaError(
+            f"There is no such file, and `{name}` takes no text.",
+            subject=word,
+            remedy="Check the path, or name another modality with --from.",
+        )
+    return Input(word, name, word)
+
+
+def sniff(path: Path, vocabulary: Vocabulary) -> str:
+    """The modality that reads a file.
+
+    Raises:
+        MediaError: if none does, with what each says.
+        ConfigError: if several kinds of value fit.
+    """
+    able: list[str] = []
+    refused: dict[str, UnimodalError] = {}
+    for name in vocabulary.modalities:
+        try:
+            next(iter(_values(path, name, vocabulary)))
+            able.append(name)
+        except UnimodalError as error:
+            refused[name] = error
+    if len(able) > 1 and CATCH_ALL in able:
+        able.remove(CATCH_ALL)
+    kinds = {vocabulary.modality(name).value_type for name in able}
+    if len(kinds) == 1:
+        return able[0]  # several modalities of one kind of value: the first of the ledger
+    if able:
+        raise ConfigError(
+            f"Several modalities read this file: {', '.join(able)}.",
+            subject=str(path),
+            remedy=f"Name one, e.g. --from {able[0]}.",
+        )
+    reasons = "; ".join(f"{name}: {error.message}" for name, error in refused.items())
+    raise MediaError(
+        f"No modality of this model reads it ({reasons})",
+        subject=str(path),
+        remedy="Name the modality with --from to see its reason alone.",
+    )
+
+
+def _values(path: Path, name: str, vocabulary: Vocabulary) -> Iterator[Input]:
+    modality = vocabulary.modality(name)
+    if modality.raw_unit == "base" and path.suffix.lower() in FASTA_SUFFIXES:
+        from unimodal.media import read_fasta
+
+        for record in read_fasta(path):
+            yield Input(f"{path}:{record.id}", name, record.bases)
+        return
+    yield Input(str(path), name, modality.read(path))
+
+
+def _is_file(word: str) -> bool:
+    try:
+        return Path(word).is_file()
+    except (OSError, ValueError):  # too long for a path, or with a NUL: a literal
+        return False
+
+
+def _of_strings(vocabulary: Vocabulary, word: str) -> str:
+    names = [n for n, m in vocabulary.modalities.items() if m.value_type is str]
+    if CATCH_ALL in names:
+        return CATCH_ALL
+    if not names:
+        raise MediaError(
+            "There is no such file, and no modality of this model takes text.", subject=word
+        )
+    return names[0]
