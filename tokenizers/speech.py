@@ -27,7 +27,7 @@ from unimodal.kernels.log_mel import HOP_LENGTH, SAMPLE_RATE_HZ, log_mel
 from unimodal.media.audio import read_audio, write_audio
 from unimodal.media.torchaudio_adapter import resample, resampled_length, spec_augment
 from unimodal.media.values import Audio
-from unimodal.modality import Modality, register_modality
+from unimodal.modality import Modality, register_modality, training_only
 from unimodal.types import Tokens, line_grid
 
 FRAMES_PER_POSITION = 2
@@ -42,19 +42,19 @@ class SpeechConfig:
     num_mels: int = 80
     """Mel bands a frame, 1 to 201; 80 and 128 are Whisper's."""
 
-    num_frequency_masks: int = 0
+    num_frequency_masks: int = training_only(0)
     """SpecAugment: frequency masks on each training clip; 2 is usual, 0 switches it off."""
 
-    max_frequency_bands: int = 27
+    max_frequency_bands: int = training_only(27)
     """SpecAugment: a frequency mask covers fewer than this many bands."""
 
-    num_time_masks: int = 0
+    num_time_masks: int = training_only(0)
     """SpecAugment: time masks on each training clip; 2 is usual, 0 switches it off."""
 
-    max_time_frames: int = 100
+    max_time_frames: int = training_only(100)
     """SpecAugment: a time mask covers fewer than this many frames of 10 ms."""
 
-    max_time_share: float = 0.2
+    max_time_share: float = training_only(0.2)
     """SpecAugment: a time mask covers at most this share of the clip, in (0, 1]."""
 
     def __post_init__(self) -> None:

@@ -37,6 +37,7 @@ Value = TypeVar("Value")
 Config = TypeVar("Config")
 Attend = Literal["causal", "full"]
 NETWORK_FILE = "network.safetensors"
+TRAINING_ONLY = "training_only"
 DECODER_PREFIX = "decoder."
 """Parameters of a codec's network under this prefix may be replaced without a new span."""
 
@@ -199,7 +200,7 @@ class Modality(ABC, Generic[Value, Config]):
     def _hash(self, decoder: bool) -> str:
         digest = hashlib.sha256()
         if not decoder:
-            described = [self.name, config_to_dict(self.config), dict(self.spans)]
+            described = [self.name, identity_of(self.config), dict(self.spans)]
             described += [list(self.feature_shape), repr(self.layout)]
             digest.update(json.dumps(described, sort_keys=True).encode())
         for name, data in sorted(self.state().items()):
@@ -242,6 +243,17 @@ def config_type(kind: type[Modality[Any, Any]]) -> type:
                 if isinstance(arguments[1], type):
                     return arguments[1]
     return NoConfig
+
+
+def training_only(default: Any) -> Any:
+    """A config field that changes `augment` alone: it does not enter the fingerprint."""
+    return dataclasses.field(default=default, metadata={TRAINING_ONLY: True})
+
+
+def identity_of(config: Any) -> dict[str, Any]:
+    """The fields of a config that decide what ids and features mean."""
+    ignored = {f.name for f in dataclasses.fields(config) if TRAINING_ONLY in f.metadata}
+    return {k: v for k, v in config_to_dict(config).items() if k not in ignored}
 
 
 def config_to_dict(config: Any) -> dict[str, Any]:

@@ -15,6 +15,7 @@ import torch
 from unimodal.errors import MediaError, VocabularyError
 from unimodal.modality import (
     DECODER_PREFIX,
+    TRAINING_ONLY,
     Modality,
     config_from_dict,
     config_to_dict,
@@ -75,10 +76,10 @@ def fingerprint(s: Subject) -> Iterator[str]:
         yield "equal instances must have equal fingerprints."
     for item in dataclasses.fields(m.config):
         changed = _changed(m.config, item.name)
-        if (
-            changed is not None
-            and type(m)(changed).fingerprint() == type(m)(m.config).fingerprint()
-        ):
+        if changed is None:
+            continue
+        is_same = type(m)(changed).fingerprint() == type(m)(m.config).fingerprint()
+        if is_same and TRAINING_ONLY not in item.metadata:
             yield f"a change of `config.{item.name}` does not change the fingerprint."
     if m.network is None:
         return
