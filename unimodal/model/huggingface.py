@@ -10,7 +10,7 @@ Tested against transformers' Qwen3ForCausalLM: logits equal for causal one-dimen
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -196,13 +196,13 @@ def to_huggingface(decoder: Decoder, folder: Path | str, name: str | None = None
         first_id[span.name] = start
         start += span.size
     folder.mkdir(parents=True, exist_ok=True)
-    write_tensors(folder / WEIGHTS, _state(decoder, order))
+    write_tensors(folder / WEIGHTS, qwen3_state(decoder, order))
     ids = {span.start + i: first_id[span.name] + i for span in order for i in range(span.size)}
     bos = ids[decoder.vocabulary.opener(content.owner)]
     eos, pad = (ids[decoder.vocabulary.control(x)] for x in ("end", "pad"))
-    write_json(folder / "config.json", _config(decoder, order, start, bos, eos, pad))
     suppressed = [i for i in range(content.size, start) if i != eos]
     generation = {"bos_token_id": bos, "eos_token_id": eos, "pad_token_id": pad}
+    write_json(folder / "config.json", qwen3_config(decoder, order) | generation)
     write_json(folder / "generation_config.json", generation | {"suppress_tokens": suppressed})
     for file, data in decoder.vocabulary.modality(content.owner).state().items():
         write_bytes(folder / file, data)
@@ -214,9 +214,8 @@ def to_huggingface(decoder: Decoder, folder: Path | str, name: str | None = None
     return Exported(first_id, left_out)
 
 
-def _config(
-    decoder: Decoder, order: list[Span], size: int, bos: int, eos: int, pad: int
-) -> dict[str, Any]:
+def qwen3_config(decoder: Decoder, order: Sequence[Span]) -> dict[str, Any]:
+    """`config.json` of a decoder whose rows are the spans in this order."""
     c = decoder.config
     return {
         "architectures": [ARCHITECTURE],
@@ -237,16 +236,15 @@ def _config(
         "tie_word_embeddings": c.tie_embeddings,
         "max_position_embeddings": MAX_POSITIONS,
         "initializer_range": c.init_std,
-        "vocab_size": size,
-        "bos_token_id": bos,
-        "eos_token_id": eos,
-        "pad_token_id": pad,
+        "vocab_size": sum(span.size for span in order),
         "torch_dtype": str(decoder.norm.weight.dtype).removeprefix("torch."),
         SPANS: [[span.name, span.size] for span in order],
     }
 
 
-def _state(decoder: Decoder, order: list[Span]) -> dict[str, Tensor]:
+@torch.no_grad()
+def qwen3_state(decoder: Decoder, order: Sequence[Span]) -> dict[str, Tensor]:
+    """Weights under Qwen3's names, the rows of the spans in this order."""
     state: dict[str, Tensor] = {}
     for number, block in enumerate(decoder.blocks):
         assert isinstance(block, Block)
