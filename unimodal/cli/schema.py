@@ -38,7 +38,6 @@ def run(arguments: argparse.Namespace) -> int:
 def _modality(name: str, facts: dict[str, Any]) -> list[Any]:
     shape = " x ".join(map(str, facts["feature_shape"]))
     reads = f"features {shape}" if shape else f"{sum(facts['spans'].values()):,} ids"
-    partner = facts["decoded_by"]
-    writes = "yes" if "grammar" in facts else (f"by {partner}" if partner else "input only")
+    writes = "yes" if "grammar" in facts else "input only"
     lossless = "yes" if facts["lossless"] else "no"
     return [name, facts["value_type"], facts["raw_unit"], reads, writes, lossless]

@@ -2,10 +2,10 @@
 
 import argparse
 import csv
+import io
 import math
-import sys
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from unimodal.cli.console import print_json
 from unimodal.cli.options import add_compute_options, add_run
@@ -42,20 +42,22 @@ def run(arguments: argparse.Namespace) -> int:
         each = bits / units if units and modality.is_lossless else None
         rows.append((found.name, found.modality, bits, units, modality.raw_unit, each))
     if arguments.out is not None:
-        with arguments.out.open("w", encoding="utf-8", newline="") as file:
-            _write(rows, file)
+        arguments.out.write_text(_table(rows), encoding="utf-8")
     if arguments.json:
         print_json([dict(zip(COLUMNS, row, strict=True)) for row in rows])
     elif arguments.out is None:
-        _write(rows, sys.stdout)
+        print(_table(rows), end="")
     else:
         print(arguments.out)
     return 0
 
 
-def _write(rows: list[tuple[Any, ...]], file: TextIO) -> None:
+def _table(rows: list[tuple[Any, ...]]) -> str:
+    """Tab-separated values with a header."""
+    file = io.StringIO()
     writer = csv.writer(file, delimiter="\t", lineterminator="\n")
     writer.writerow(COLUMNS)
     for row in rows:
         cells = [f"{cell:.6g}" if isinstance(cell, float) else cell for cell in row]
         writer.writerow(["" if cell is None else cell for cell in cells])
+    return file.getvalue()
