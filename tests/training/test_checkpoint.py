@@ -1,9 +1,10 @@
-"""Checkpoints under faults: killed at any point, damaged, refused by the disk; the last good wins."""
+"""Checkpoints under faults: killed at any point, damaged, refused by the disk."""
 
 import json
 import logging
 import os
 import signal
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import torch
 from unimodal.errors import CheckpointError
 from unimodal.model import durable
 from unimodal.model.durable import write_tensors
+from unimodal.training import checkpoint
 from unimodal.training.checkpoint import newest_checkpoint, read_checkpoint, save_checkpoint
 from unimodal.training.mixture import DataState
 from unimodal.training.schedule import Progress
@@ -96,30 +98,21 @@ def test_a_damaged_one_is_named_and_the_one_before_is_used(
     assert newest_checkpoint(tmp_path) == tmp_path / "checkpoints" / "step-00000002"
 
 
-@pytest.mark.parametrize("point", POINTS)
-def test_a_kill_at_any_point_leaves_a_whole_checkpoint(tmp_path: Path, point: str) -> None:
-    for step in (1, 2):
-        save(tmp_path, step)
-    pid = os.fork()
-    if pid == 0:  # no threads of torch have run: a bare copy of file work, and it ends by SIGKILL
-
-        def die(reached: str) -> None:
-            if reached == point:
-                os.kill(os.getpid(), signal.SIGKILL)
-
-        durable.reached = die
-        sys.modules["unimodal.training.checkpoint"].reached = die  # type: ignore[attr-defined]
-        save(tmp_path, 3)
-        os._exit(9)
-    _, status = os.waitpid(pid, 0)
-    assert os.WIFSIGNALED(status), "the point was never reached"
-    newest = newest_checkpoint(tmp_path)
-    assert newest is not None
-    durable.verify_folder(newest)
-    wanted = 3 if point in ("renamed", "dropping") else 2
-    assert read_checkpoint(newest).progress.step == wanted
-    save(tmp_path, 4)
-    assert not [name for name in steps(tmp_path) if ".tmp-" in name]
+def test_a_kill_at_any_point_leaves_a_whole_checkpoint(tmp_path: Path) -> None:
+    """In a process of its own, which forks before any thread runs (see the end of this file)."""
+    command = [sys.executable, __file__, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == dict.fromkeys(POINTS, True)
+    for point in POINTS:
+        run = tmp_path / point
+        newest = newest_checkpoint(run)
+        assert newest is not None
+        durable.verify_folder(newest)
+        wanted = 3 if point in ("renamed", "dropping") else 2
+        assert read_checkpoint(newest).progress.step == wanted
+        save(run, 4)
+        assert not [name for name in steps(run) if ".tmp-" in name]
 
 
 @pytest.mark.parametrize("error", [28, 30])
@@ -154,3 +147,28 @@ def test_no_pickle_is_ever_opened(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="cannot be read as safetensors"):
         durable.read_tensors(newest / "model.safetensors")
     assert not canary.exists()
+
+
+def killed_at(run: Path, point: str) -> bool:
+    """Save a step in a fork that kills itself at `point`; whether it came to that."""
+    pid = os.fork()
+    if pid == 0:
+
+        def die(reached: str) -> None:
+            if reached == point:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        durable.reached = checkpoint.reached = die
+        save(run, 3)
+        os._exit(9)
+    return os.WIFSIGNALED(os.waitpid(pid, 0)[1])
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    found = {}
+    for name in POINTS:
+        for number in (1, 2):
+            save(Path(sys.argv[1]) / name, number)
+        found[name] = killed_at(Path(sys.argv[1]) / name, name)
+    print(json.dumps(found))

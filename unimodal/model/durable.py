@@ -133,7 +133,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
             subject=str(folder),
             remedy="Use another checkpoint of the run: this one is damaged, or not one of ours.",
         ) from None
-    return manifest  # type: ignore[no-any-return]
+    return manifest
 
 
 def verify_folder(folder: Path) -> dict[str, Any]:

@@ -123,10 +123,13 @@ class TrainingConfig:
     """Held-out documents of each task whose loss is measured; 0: none."""
 
     sample_every: int = 0
-    """Steps between full evaluations with generated samples; 0: only at the end."""
+    """Steps between evaluations with generated samples, and reports; 0: only at the end."""
 
-    final_evaluation: bool = True
-    """Whether tasks are scored, and the report written, when the run ends."""
+    sample_records: int = 24
+    """Held-out records of each task in those evaluations."""
+
+    final_records: int = 400
+    """Held-out records of each task that are scored when the run ends; 0: no scores, no report."""
 
     log_every: int = 10
     """Steps between lines of `metrics.jsonl`."""
@@ -149,11 +152,17 @@ class TrainingConfig:
             _check(self, name, value is None or value > 0, "above 0")
         if self.max_steps is None and self.max_tokens is None and self.max_minutes is None:
             self.max_steps = 1000
-        for name in ("rows_per_step", "rows_per_batch", "save_every", "log_every"):
+        for name in (
+            "rows_per_step",
+            "rows_per_batch",
+            "save_every",
+            "log_every",
+            "sample_records",
+        ):
             _check(self, name, getattr(self, name) >= 1, "at least 1")
-        for name in ("evaluate_every", "evaluation_documents", "sample_every", "prefetch"):
+        for name in ("evaluate_every", "evaluation_documents", "sample_every", "final_records"):
             _check(self, name, getattr(self, name) >= 0, "at least 0")
-        for name in ("max_bad_samples", "max_skipped_steps"):
+        for name in ("max_bad_samples", "max_skipped_steps", "prefetch"):
             _check(self, name, getattr(self, name) >= 0, "at least 0")
         _check(self, "ema_decay", 0 <= self.ema_decay < 1, "in [0, 1)")
         _check(self, "precision", self.precision in PRECISIONS, f"one of {', '.join(PRECISIONS)}")

@@ -8,6 +8,7 @@ metrics, and the question whether somebody asked to stop. Every random choice of
 Not here: where documents come from (`mixture`), what a run folder holds besides (`run`).
 """
 
+import contextlib
 import logging
 import time
 from collections.abc import Callable, Mapping
@@ -58,7 +59,8 @@ class Settings:
         device: Where it runs.
         precision: Of matrix products.
         write_model: Writes the trainee's files into a folder of a checkpoint.
-        sample: Called every `sample_every` steps with the step, averaged weights in place.
+        sample: Called every `sample_every` steps, averaged weights in place; it may raise
+            KeyboardInterrupt when it sees the flag.
         flag: Set by who wants the run to stop.
     """
 
@@ -70,7 +72,7 @@ class Settings:
     device: torch.device
     precision: Precision
     write_model: Callable[[Path], None]
-    sample: Callable[[int], None] | None = None
+    sample: Callable[[], None] | None = None
     flag: StopFlag = field(default_factory=StopFlag)
 
 
@@ -171,7 +173,7 @@ class Loop:
             moved = batch.to(settings.device)
             with settings.precision.autocast(settings.device):
                 output = self.trainee.loss(moved)
-            (output.total / data.weight).backward()  # type: ignore[no-untyped-call]
+            (output.total / data.weight).backward()
             losses.add(moved, output.nll)
         weights = [p for _, p in self.parameters]
         sum_gradients(weights)
@@ -244,11 +246,9 @@ class Loop:
         wait_for_all()
 
     def _evaluate(self) -> None:
-        if self.ema is None:
+        averaged = contextlib.nullcontext() if self.ema is None else self.ema.applied()
+        with averaged:
             measured = self._measure()
-        else:
-            with self.ema.applied():
-                measured = self._measure()
         if measured:
             self.metrics.write(self.progress.step, "held_out", measured)
             log.info("step %d: held-out %s", self.progress.step, _brief(measured))
@@ -257,13 +257,16 @@ class Loop:
         return self.held_out.measure(self.trainee, self.settings.device, self.settings.precision)
 
     def _sample(self) -> None:
-        if self.settings.sample is None:
+        if self.settings.sample is None or rank() != 0:
             return
-        if self.ema is None:
-            self.settings.sample(self.progress.step)
-        else:
-            with self.ema.applied():
-                self.settings.sample(self.progress.step)
+        self.trainee.train(False)
+        averaged = contextlib.nullcontext() if self.ema is None else self.ema.applied()
+        try:
+            with averaged:
+                self.settings.sample()
+        except KeyboardInterrupt:
+            if not self.settings.flag:
+                raise
         self.trainee.train(True)
 
     def _log(self, share: float) -> None:

@@ -25,6 +25,8 @@ SCHEMA = "experiment_schema"
 CONFIG_MODULE = "unimodal.conf"
 CONFIG_NAME = "config"
 VERSION_BASE = "1.3"
+VALUE_OPTIONS = {"--cfg", "-c", "--package", "-p", "--config-dir", "-cd", "--config-name", "-cn"}
+"""Hydra's options whose next word is their value."""
 
 ConfigStore.instance().store(name=SCHEMA, node=ExperimentConfig)
 
@@ -59,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         UnimodalError: for everything that the user can put right.
     """
     if arguments is not None:
-        sys.argv = ["unimodal train", *arguments]
+        sys.argv = ["unimodal train", *options_first(arguments)]
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come to us, and we word them
     try:
         with config_errors():
@@ -67,6 +69,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except _Stopped as stopped:
         return stopped.exit_code
     return 0
+
+
+def options_first(arguments: Sequence[str]) -> list[str]:
+    """Hydra's options before the overrides: argparse takes overrides in one run only."""
+    options: list[str] = []
+    overrides: list[str] = []
+    words = iter(arguments)
+    for word in words:
+        is_override = not word.startswith("-") and ("=" in word or word[:1] in ("+", "~"))
+        (overrides if is_override else options).append(word)
+        if word in VALUE_OPTIONS:
+            options += [value for value in (next(words, None),) if value is not None]
+    return [*options, *overrides]
 
 
 class _Stopped(BaseException):
@@ -79,14 +94,20 @@ class _Stopped(BaseException):
 
 @hydra.main(f"pkg://{CONFIG_MODULE}", CONFIG_NAME, VERSION_BASE)
 def _main(composed: Any) -> None:
-    from unimodal.training.finish import finish_run, sample_run
+    from unimodal.training.finish import scorer
     from unimodal.training.run import train
 
     config = to_experiment(composed)
     now = HydraConfig.get()
     is_sweep = now.mode == RunMode.MULTIRUN
     run = Path(now.runtime.output_dir) if is_sweep else Path(config.folder)
-    wanted = config.training.final_evaluation
-    result = train(config, run, finish=finish_run if wanted else None, sample=sample_run)
+    command = " ".join(["unimodal train", *sys.argv[1:]])
+    whole, short = config.training.final_records, config.training.sample_records
+    result = train(
+        config,
+        run,
+        finish=scorer(whole, command) if whole else None,
+        sample=scorer(short, command),
+    )
     if not result.finished:
         raise _Stopped(result.exit_code)

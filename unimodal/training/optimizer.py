@@ -21,7 +21,8 @@ def build_optimizer(
         parameters: In a fixed order; those without a gradient are left out.
         config: Its numbers; the schedule scales the learning rate.
     """
-    decayed, kept = [], []
+    decayed: list[nn.Parameter] = []
+    kept: list[nn.Parameter] = []
     for name, parameter in parameters:
         if parameter.requires_grad:
             is_matrix = parameter.ndim >= 2 and not name.startswith(NOT_DECAYED)

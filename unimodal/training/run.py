@@ -50,13 +50,16 @@ from unimodal.training.mixture import BAD_SAMPLES, Mixture, Quarantine
 from unimodal.training.progress import Bar
 from unimodal.training.ranks import rank, wait_for_all
 from unimodal.training.schedule import Progress
-from unimodal.training.signals import stop_on_signals
+from unimodal.training.signals import StopFlag, stop_on_signals
 from unimodal.training.trainee import choose_device, choose_precision
 
 log = logging.getLogger(__name__)
 EXPERIMENT = "experiment.json"
-Finish = Callable[[Path, Decoder, dict[str, TaskConfig]], None]
-"""What runs on a finished run: (run folder, decoder, tasks). Scores and reports it."""
+Score = Callable[[Path, Decoder, dict[str, TaskConfig], StopFlag], None]
+"""Scores and reports a model: (run folder, decoder, tasks, who wants to stop).
+
+It raises KeyboardInterrupt when it sees the flag; `unimodal.training.finish.scorer` makes one.
+"""
 
 
 @dataclass(frozen=True)
@@ -85,8 +88,8 @@ def train(
     config: ExperimentConfig,
     run: Path | None = None,
     *,
-    finish: Finish | None = None,
-    sample: Finish | None = None,
+    finish: Score | None = None,
+    sample: Score | None = None,
 ) -> RunResult:
     """Train an experiment, or go on with it.
 
@@ -122,12 +125,11 @@ def train(
             device=device,
             precision=precision,
             write_model=lambda folder: write_model_files(folder, decoder),
-            sample=None if sample is None else lambda step: sample(run, decoder, tasks),
+            sample=None if sample is None else lambda: sample(run, decoder, tasks, flag),
             flag=flag,
         )
         if rank() == 0:
-            text = json.dumps(dataclasses.asdict(config), indent=1)
-            (run / EXPERIMENT).write_text(text + "\n", encoding="utf-8")
+            (run / EXPERIMENT).write_bytes(_written(config, tasks))
         try:
             with Bar(config.name, config.progress and rank() == 0) as bar:
                 mixture = _build_mixture(config, tasks, decoder, run)
@@ -139,7 +141,7 @@ def train(
         finally:
             metrics.close()
         if finished:
-            _finish(loop, decoder, run, tasks, finish)
+            finished = _finish(loop, decoder, run, tasks, _written(config, tasks), finish)
     return RunResult(run, loop.progress, finished, flag.reason)
 
 
@@ -148,18 +150,31 @@ def _finish(
     decoder: Decoder,
     run: Path,
     tasks: dict[str, TaskConfig],
-    finish: Finish | None,
-) -> None:
+    described: bytes,
+    finish: Score | None,
+) -> bool:
+    """Save the model and score it. Returns whether scoring came to its end."""
     if loop.ema is not None:
         decoder.load_state_dict(loop.ema.average)
     decoder.eval()
     if rank() == 0:
-        described = {name: dataclasses.asdict(task) for name, task in tasks.items()}
-        files = {"tasks.json": (json.dumps(described, indent=1) + "\n").encode()}
-        save_model(run / MODEL, decoder, files, replace=True)
-        if finish is not None:
-            finish(run, decoder, tasks)
+        save_model(run / MODEL, decoder, {EXPERIMENT: described}, replace=True)
+        try:
+            if finish is not None:
+                finish(run, decoder, tasks, loop.settings.flag)
+        except KeyboardInterrupt:
+            if not loop.settings.flag:
+                raise
+            return False
     wait_for_all()
+    return True
+
+
+def _written(config: ExperimentConfig, tasks: dict[str, TaskConfig]) -> bytes:
+    """The experiment as JSON, with the tasks and data that it reads in the end."""
+    values = dataclasses.asdict(config)
+    values["tasks"] = {name: dataclasses.asdict(task) for name, task in tasks.items()}
+    return (json.dumps(values, indent=1) + "\n").encode()
 
 
 def _open_folder(run: Path) -> None:
