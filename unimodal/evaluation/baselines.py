@@ -112,9 +112,10 @@ def linear(
         return None
     known, asked = found
     center, scale = known.mean(axis=0), known.std() + 1e-6
-    parts = min(128, known.shape[1], len(known))
+    # Whitened components keep the solver to a few dozen steps; C suits Fashion-MNIST best.
+    parts = min(96, known.shape[1], len(known) - 1)
     model = make_pipeline(
-        PCA(parts, random_state=seed), LogisticRegression(C=1.0, max_iter=2000, tol=1e-3)
+        PCA(parts, whiten=True, random_state=seed), LogisticRegression(C=0.03, max_iter=1000)
     )
     model.fit((known - center) / scale, answers)
     return Outcome("linear model", answers=list(model.predict((asked - center) / scale)))

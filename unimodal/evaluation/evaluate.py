@@ -56,7 +56,7 @@ class EvaluationConfig:
     max_tokens: int = 128
     """Longest generated answer, in ids."""
 
-    baseline_records: int = 4000
+    baseline_records: int = 6000
     """Training records that neighbours, linear models and majorities see, at most."""
 
     num_examples: int = 12

@@ -79,6 +79,8 @@ def _several(task: Task, truth: Any) -> bool:
 
 
 def _show(task: Task, modality: str, value: Any) -> str:
+    if isinstance(value, str) and not value.strip():
+        return "<em>(empty)</em>"
     fragment = task.vocabulary.modality(modality).show(value)
     if len(fragment) <= MAX_FRAGMENT:
         return fragment
