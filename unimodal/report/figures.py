@@ -62,7 +62,8 @@ def attention_png(maps: Sequence[Tensor], document: EncodedDocument) -> str:
     starts = [span.start for span in document.spans]
     middles = [(span.start + span.stop - 1) / 2 for span in document.spans]
     names = [span.segment.modality for span in document.spans]
-    for number, (axes, weights) in enumerate(zip(grid, maps, strict=True)):
+    places = grid if len(maps) > 1 else [grid]
+    for number, (axes, weights) in enumerate(zip(places, maps, strict=True)):
         axes.imshow(weights.sqrt().numpy(), cmap="magma", vmin=0, interpolation="nearest")
         for start in starts[1:]:
             axes.axhline(start - 0.5, color="#ffffff", linewidth=0.7, alpha=0.7)
@@ -73,7 +74,7 @@ def attention_png(maps: Sequence[Tensor], document: EncodedDocument) -> str:
         title = "last layer" if from_end == 1 else f"{from_end} layers from the end"
         axes.set_title(title, color=INK, fontsize=9)
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=110, transparent=True)
+    figure.savefig(buffer, format="png", dpi=110, transparent=True, bbox_inches="tight")
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
