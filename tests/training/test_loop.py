@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 import torch
 
-from unimodal.errors import CheckpointError, ConfigError
+from unimodal.errors import CheckpointError, ConfigError, DataError
 from unimodal.model.decoder import Decoder, LossOutput
 from unimodal.model.durable import read_tensors
 from unimodal.model.folder import load_model
+from unimodal.tasks.base import DataConfig
 from unimodal.training.config import ExperimentConfig
 from unimodal.training.loop import DivergenceError, Loop
 from unimodal.training.metrics import read_metrics
@@ -250,3 +251,32 @@ def test_a_file_in_the_place_of_the_run_folder_is_a_typed_error(
     (tmp_path / "file").write_text("here")
     with pytest.raises(CheckpointError, match="cannot be written to"):
         train(experiment({"run_dir": str(tmp_path / "file")}))
+
+
+def test_samples_are_drawn_while_training_in_evaluation_mode(experiment: Make) -> None:
+    seen = []
+
+    def sample(run: Path, decoder: Decoder, tasks: Any, flag: StopFlag) -> None:
+        seen.append((run.name, decoder.training, sorted(tasks)))
+
+    result = train(experiment({"training.sample_every": 2, "training.max_steps": 5}), sample=sample)
+    assert seen == [("run", False, ["describe", "letters"])] * 2
+    assert result.finished
+
+
+@pytest.mark.parametrize("prefetch", [0, 2])
+def test_an_error_in_the_data_reaches_the_caller(experiment: Make, prefetch: int) -> None:
+    changes = {"training.max_bad_samples": 0, "training.prefetch": prefetch}
+    config = experiment({**changes, "training.evaluation_documents": 0})
+    config.tasks["letters"].data = DataConfig(name="test/pictures", options={"bad": [1]})
+    with pytest.raises(DataError, match="1 samples are unusable"):
+        train(config)
+
+
+def test_bad_samples_are_counted_and_named_in_the_run_folder(experiment: Make) -> None:
+    config = experiment({"training.evaluation_documents": 0, "training.max_steps": 10})
+    config.tasks["letters"].data = DataConfig(name="test/pictures", options={"bad": [1, 5]})
+    run = train(config).folder
+    lines = [json.loads(line) for line in (run / "bad_samples.jsonl").read_text().splitlines()]
+    assert sorted(line["id"] for line in lines) == ["train-1", "train-5"]
+    assert read_metrics(run / "metrics.jsonl")[-1]["bad_samples"] == 2
