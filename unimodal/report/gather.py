@@ -8,11 +8,11 @@ of the data, an attention map, the environment.
 import html
 import platform
 from collections.abc import Mapping, Sequence
+from importlib import metadata
 from typing import Any
 
 import torch
 
-from unimodal import __version__
 from unimodal.evaluation import Evaluation
 from unimodal.evaluation.metrics import metrics
 from unimodal.model.decoder import Decoder
@@ -42,8 +42,12 @@ def gather(decoder: Decoder, tasks: Mapping[str, Task], found: Evaluation) -> di
 
 def environment(decoder: Decoder) -> dict[str, str]:
     """Versions and device."""
+    try:
+        version = metadata.version("unimodal")
+    except metadata.PackageNotFoundError:
+        version = "a source tree, not installed"
     return {
-        "unimodal": __version__,
+        "unimodal": version,
         "Python": platform.python_version(),
         "PyTorch": torch.__version__,
         "device": str(decoder.device),

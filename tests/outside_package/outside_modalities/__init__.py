@@ -1,1 +1,0 @@
-"""Modalities of somebody else: a grid with a header, a continuous input, an own file format."""
