@@ -1,9 +1,10 @@
 """The lean decode step: one token a row through all layers with as few operations as possible.
 
 It computes what `Decoder.extend` computes (tests hold the two equal), from its own copies of the
-weights: transposed for the product with one row, norms folded into the matrices behind them, heads
-joined. Everything is float32, whatever the model was trained in. Also here: prefill of whole
-prompts, packed into one row, which fills a cache.
+weights: norms folded into the matrices behind them, heads joined. The residual stream is kept
+features first, (D, M) for M tokens, which makes the products with few tokens a quarter faster on a
+CPU. Everything is float32, whatever the model was trained in. Also here: prefill of whole prompts,
+packed into one row, which fills a cache.
 
 Not here: which id follows (`engine`, `rows`), random numbers (`sampling`).
 """
@@ -11,6 +12,7 @@ Not here: which id follows (`engine`, `rows`), random numbers (`sampling`).
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 import torch.nn.functional as F
@@ -29,15 +31,42 @@ Tables = tuple[Tensor, Tensor]
 """Cosines and signed sines, (..., 1, H), float32."""
 
 
+class _Matrix:
+    """A matrix that multiplies tokens laid out features first.
+
+    Args:
+        weight: (outputs, inputs).
+    """
+
+    def __init__(self, weight: Float[Tensor, "O I"]):
+        self.weight = weight.contiguous()
+
+    @cached_property
+    def turned(self) -> Float[Tensor, "I O"]:
+        """The transposed copy, with which one token is a fifth faster."""
+        return self.weight.t().contiguous()
+
+    def __call__(self, x: Float[Tensor, "I M"]) -> Float[Tensor, "O M"]:
+        if x.shape[1] == 1:
+            return torch.mm(x.t(), self.turned).t()
+        return torch.mm(self.weight, x)
+
+    def add(self, total: Float[Tensor, "O M"], x: Float[Tensor, "I M"]) -> Float[Tensor, "O M"]:
+        """total + the product."""
+        if x.shape[1] == 1:
+            return torch.addmm(total.t(), x.t(), self.turned).t()
+        return torch.addmm(total, self.weight, x)
+
+
 @dataclass(frozen=True)
 class _Layer:
-    """Weights of one block. Matrices are (inputs, outputs)."""
+    """Weights of one block."""
 
-    qkv: Tensor
+    qkv: _Matrix
     qk_weight: Tensor | None
-    out: Tensor
-    gate_up: Tensor
-    down: Tensor
+    out: _Matrix
+    gate_up: _Matrix
+    down: _Matrix
 
 
 @dataclass(frozen=True)
@@ -181,10 +210,10 @@ class Stepper:
         cache.place_packed(packed, has_gaps)
         masks = self._masks(packed, cache)
         cos, sin = (table.view(rows * block, 1, self.head_dim) for table in tables)
-        x = F.embedding(ids.view(-1), self.table)
+        x = F.embedding(ids.view(-1), self.table).t().contiguous()
         for layer, keep, mask in zip(self.layers, cache.layers, masks, strict=True):
             x = self._layer(x, layer, cos, sin, keep, mask, rows, block)
-        return x.view(rows, block, -1)
+        return x.t().reshape(rows, block, -1)
 
     def _layer(
         self,
@@ -198,9 +227,9 @@ class Stepper:
         block: int,
     ) -> Tensor:
         heads, groups, size = self.num_heads, self.num_kv_heads, self.head_dim
-        norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
-        qkv = torch.mm(x / torch.hypot(norm, self._floor), layer.qkv)
-        qkv = qkv.view(rows * block, -1, size)
+        norm = torch.linalg.vector_norm(x, dim=0, keepdim=True)
+        qkv = layer.qkv(x / torch.hypot(norm, self._floor))
+        qkv = qkv.t().contiguous().view(rows * block, -1, size)
         qk, v = qkv[:, : heads + groups], qkv[:, heads + groups :]
         if layer.qk_weight is not None:
             norm = torch.linalg.vector_norm(qk, dim=-1, keepdim=True)
@@ -221,10 +250,10 @@ class Stepper:
         else:
             assert mask is not None
             out = attend_cached(q, keys, values, mask)
-        x = torch.addmm(x, out.reshape(rows * block, -1), layer.out)
-        norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
-        gate, up = torch.mm(x / torch.hypot(norm, self._floor), layer.gate_up).chunk(2, dim=-1)
-        return torch.addmm(x, F.silu(gate).mul_(up), layer.down)
+        x = layer.out.add(x, out.reshape(rows * block, -1).t())
+        norm = torch.linalg.vector_norm(x, dim=0, keepdim=True)
+        gate, up = layer.gate_up(x / torch.hypot(norm, self._floor)).chunk(2, dim=0)
+        return layer.down.add(x, F.silu(gate).mul_(up))
 
     def _masks(self, packed: Tensor, cache: Cache) -> list[Tensor | None]:
         """The mask of each layer: additive (R, 1, 1, S) for one token, bool (R, T, S) for more."""
@@ -267,9 +296,9 @@ def _fold(block: Block) -> _Layer:
         both = torch.cat([q.repeat(config.num_heads, 1), k.repeat(config.num_kv_heads, 1)])
         qk_weight = both * math.sqrt(config.head_dim)
     return _Layer(
-        qkv=(attention.qkv.weight.float() * before).t().contiguous(),
+        qkv=_Matrix(attention.qkv.weight.float() * before),
         qk_weight=qk_weight,
-        out=attention.out.weight.float().t().contiguous(),
-        gate_up=(mlp.gate_up.weight.float() * between).t().contiguous(),
-        down=mlp.down.weight.float().t().contiguous(),
+        out=_Matrix(attention.out.weight.detach().float()),
+        gate_up=_Matrix(mlp.gate_up.weight.float() * between),
+        down=_Matrix(mlp.down.weight.detach().float()),
     )
