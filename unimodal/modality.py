@@ -201,7 +201,7 @@ class Modality(ABC, Generic[Value, Config]):
         digest = hashlib.sha256()
         if not decoder:
             described = [self.name, identity_of(self.config), dict(self.spans)]
-            described += [list(self.feature_shape), repr(self.layout)]
+            described += [repr(tuple(self.feature_shape)), repr(self.layout)]
             digest.update(json.dumps(described, sort_keys=True).encode())
         for name, data in sorted(self.state().items()):
             if name != NETWORK_FILE:

@@ -90,43 +90,63 @@ def backward(
             grad_b = grad_b.masked_fill(quiet.view(shape), 0)
             lse_b = lse_b.masked_fill_(quiet[:, None], 0)
         lse_b = lse_b.view(first.count, first.length, -1).transpose(1, 2)
-        whole = len(bucket) == 1 and bucket[0].column_count < 0
-        sums = None if whole else [torch.zeros_like(k_b), torch.zeros_like(v_b)]
         grads = [b[part].view(first.count, first.length, -1, size) for b in buffers]
-        for task in bucket:
-            bias = _bias(task, mask, q_b.dtype)
-            queries = slice(task.q_start, task.q_stop)
-            keys = _columns(task, columns)
-            grad_q, grad_k, grad_v = _flash_backward(
-                grad_b[:, :, queries],
-                q_b[:, :, queries],
-                k_b if keys is None else k_b.index_select(2, keys),
-                v_b if keys is None else v_b.index_select(2, keys),
-                out_b[:, :, queries],
-                lse_b[:, :, queries],
-                0.0,
-                task.mode == CAUSAL,
-                attn_mask=bias,
-                scale=scale,
-            )
-            grads[0][:, queries] = grad_q.transpose(1, 2)
-            if sums is None:
-                grads[1].copy_(grad_k.transpose(1, 2))
-                grads[2].copy_(grad_v.transpose(1, 2))
-            elif keys is None:
-                sums[0].add_(grad_k)
-                sums[1].add_(grad_v)
-            else:
-                sums[0].index_add_(2, keys, grad_k)
-                sums[1].index_add_(2, keys, grad_v)
-        if sums is not None:
-            grads[1].copy_(sums[0].transpose(1, 2))
-            grads[2].copy_(sums[1].transpose(1, 2))
+        _bucket_backward(bucket, (grad_b, q_b, k_b, v_b, out_b, lse_b), grads, mask, columns, scale)
     grad_q, grad_k, grad_v = (
         buffer.index_select(0, place).view(x.shape)
         for buffer, x in zip(buffers, (q, k, v), strict=True)
     )
     return grad_q, grad_k, grad_v
+
+
+def _bucket_backward(
+    bucket: list[Task],
+    inputs: tuple[Tensor, ...],
+    grads: list[Tensor],
+    mask: Tensor,
+    columns: Tensor,
+    scale: float,
+) -> None:
+    """Write the gradients of one bucket's queries, keys and values to `grads`.
+
+    Args:
+        bucket: Tasks over the same documents.
+        inputs: Gradient, queries, keys, values, output and log-sums of the bucket.
+        grads: Views [count, length, heads, H] for queries, keys and values.
+        mask, columns, scale: As in the plan.
+    """
+    grad_b, q_b, k_b, v_b, out_b, lse_b = inputs
+    whole = len(bucket) == 1 and bucket[0].column_count < 0
+    sums = None if whole else [torch.zeros_like(k_b), torch.zeros_like(v_b)]
+    for task in bucket:
+        bias = _bias(task, mask, q_b.dtype)
+        queries = slice(task.q_start, task.q_stop)
+        keys = _columns(task, columns)
+        grad_q, grad_k, grad_v = _flash_backward(
+            grad_b[:, :, queries],
+            q_b[:, :, queries],
+            k_b if keys is None else k_b.index_select(2, keys),
+            v_b if keys is None else v_b.index_select(2, keys),
+            out_b[:, :, queries],
+            lse_b[:, :, queries],
+            0.0,
+            task.mode == CAUSAL,
+            attn_mask=bias,
+            scale=scale,
+        )
+        grads[0][:, queries] = grad_q.transpose(1, 2)
+        if sums is None:
+            grads[1].copy_(grad_k.transpose(1, 2))
+            grads[2].copy_(grad_v.transpose(1, 2))
+        elif keys is None:
+            sums[0].add_(grad_k)
+            sums[1].add_(grad_v)
+        else:
+            sums[0].index_add_(2, keys, grad_k)
+            sums[1].index_add_(2, keys, grad_v)
+    if sums is not None:
+        grads[1].copy_(sums[0].transpose(1, 2))
+        grads[2].copy_(sums[1].transpose(1, 2))
 
 
 def attend_cached(q: Tensor, k_cache: Tensor, v_cache: Tensor, visible: Tensor) -> Tensor:

@@ -80,11 +80,6 @@ def detect(path: str | Path) -> Found:
     for file in files:
         media.setdefault(media_kind(file), []).append(file)
     known = [kind for kind in FIELDS if media.get(kind)]
-    metadata = next((path / name for name in _METADATA if (path / name).is_file()), None)
-    if metadata is not None:
-        if len(known) == 1:
-            why = f"it holds `{metadata.name}` and {len(media[known[0]])} {known[0]} files"
-            return Found("table", why, metadata, tuple(media[known[0]]), known[0])
     if len(known) > 1:
         counts = ", ".join(f"{len(media[kind])} {kind}" for kind in known)
         raise DataError(
@@ -93,29 +88,36 @@ def detect(path: str | Path) -> Found:
             remedy="Write a `manifest.jsonl` that says which files belong together.",
         )
     if known:
-        own = media[known[0]]
-        if any(file.with_suffix(".txt").is_file() for file in own):
-            why = f"it holds {len(own)} {known[0]} files with captions beside them"
-            return Found("captions", why, path, tuple(own), known[0])
-        if all(len(_inner(file, path).parts) == 2 for file in own):
-            labels = {_inner(file, path).parts[0] for file in own}
-            why = f"it holds {len(own)} {known[0]} files in {len(labels)} class folders"
-            return Found("classes", why, path, tuple(own), known[0])
-        raise DataError(
-            f"The folder holds {len(own)} {known[0]} files, but neither captions nor classes.",
-            subject=str(path),
-            remedy="Put `X.txt` beside each file, or a `metadata.csv` with the columns "
-            "`file_name,text`, or one folder a class.",
-        )
+        return _detect_media(path, known[0], tuple(media[known[0]]))
     for kind in ("fasta", "text"):
         if media.get(kind):
-            return Found(
-                kind, f"it holds {len(media[kind])} {kind} files", path, tuple(media[kind])
-            )
+            why = f"it holds {len(media[kind])} {kind} files"
+            return Found(kind, why, path, tuple(media[kind]))
     raise DataError(
         f"None of the {len(files)} files is of a known kind.",
         subject=str(path),
         remedy="Known: pictures, sound, video, FASTA, Parquet, Arrow, text, `manifest.jsonl`.",
+    )
+
+
+def _detect_media(path: Path, kind: str, files: tuple[Path, ...]) -> Found:
+    """How a folder with one kind of media says what is in each file."""
+    metadata = next((path / name for name in _METADATA if (path / name).is_file()), None)
+    if metadata is not None:
+        why = f"it holds `{metadata.name}` and {len(files)} {kind} files"
+        return Found("table", why, metadata, files, kind)
+    if any(file.with_suffix(".txt").is_file() for file in files):
+        why = f"it holds {len(files)} {kind} files with captions beside them"
+        return Found("captions", why, path, files, kind)
+    if all(len(_inner(file, path).parts) == 2 for file in files):
+        labels = {_inner(file, path).parts[0] for file in files}
+        why = f"it holds {len(files)} {kind} files in {len(labels)} class folders"
+        return Found("classes", why, path, files, kind)
+    raise DataError(
+        f"The folder holds {len(files)} {kind} files, but neither captions nor classes.",
+        subject=str(path),
+        remedy="Put `X.txt` beside each file, or a `metadata.csv` with the columns "
+        "`file_name,text`, or one folder a class.",
     )
 
 

@@ -18,8 +18,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
-from unimodal.blocks import Block, RMSNorm
-from unimodal.kernels.attention import AttentionPlan, plan_attention
+from unimodal.blocks import Block, RMSNorm, attention_plan
+from unimodal.kernels.attention import AttentionPlan
 from unimodal.kernels.cross_entropy import linear_cross_entropy
 from unimodal.kernels.qk_prologue import rope_tables
 from unimodal.model.cache import Cache
@@ -145,7 +145,7 @@ class Decoder(nn.Module):
         plans: dict[tuple[Pattern, ...], AttentionPlan] = {}
         for by_kind in self.patterns:
             if by_kind not in plans:
-                plans[by_kind] = plan_attention(coordinates, by_kind, visible)
+                plans[by_kind] = attention_plan(coordinates, by_kind)
         return [plans[by_kind] for by_kind in self.patterns]
 
     def rope(self, position: Float[Tensor, "B T 3"]) -> tuple[Tensor, Tensor]:

@@ -1,11 +1,13 @@
 """Batches: packed rows of documents as tensors, and their collation."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
+from numpy.typing import NDArray
 from torch import Tensor
 
 from unimodal.grammar import FORCED
@@ -30,6 +32,11 @@ class FeatureGroup:
     index: Int[Tensor, "n T"]
     hidden: Bool[Tensor, "n T"]
 
+    def to(self, device: torch.device | str) -> "FeatureGroup":
+        """The group on `device`."""
+        tensors = (self.values.to(device), self.index.to(device), self.hidden.to(device))
+        return FeatureGroup(self.modality, *tensors)
+
 
 @dataclass(frozen=True)
 class HeadTargets:
@@ -46,6 +53,11 @@ class HeadTargets:
     index: Int[Tensor, " P"]
     columns: Int[Tensor, " P"]
     weight: Float[Tensor, " P"]
+
+    def to(self, device: torch.device | str) -> "HeadTargets":
+        """The targets on `device`."""
+        tensors = (self.index.to(device), self.columns.to(device), self.weight.to(device))
+        return HeadTargets(self.number, *tensors)
 
 
 @dataclass(frozen=True)
@@ -88,19 +100,13 @@ class Batch:
     def to(self, device: torch.device | str) -> "Batch":
         """The batch with its tensors on `device`."""
 
-        def move(item: FeatureGroup | HeadTargets) -> FeatureGroup | HeadTargets:
-            moved = {f.name: getattr(item, f.name) for f in fields(item)}
-            return type(item)(
-                **{k: v.to(device) if isinstance(v, Tensor) else v for k, v in moved.items()}
-            )
-
         return replace(
             self,
             ids=self.ids.to(device),
             position=self.position.to(device),
             coordinates=self.coordinates.map(lambda x: x.to(device)),
-            features=[move(group) for group in self.features],  # type: ignore[misc]
-            heads=[move(head) for head in self.heads],  # type: ignore[misc]
+            features=[group.to(device) for group in self.features],
+            heads=[head.to(device) for head in self.heads],
             document_of=self.document_of.to(device),
         )
 
@@ -116,7 +122,7 @@ def collate(
         vocabulary: Gives head sets and the pad id.
     """
     shape = (len(rows), row_length)
-    columns = {
+    columns: dict[str, NDArray[Any]] = {
         "ids": np.full(shape, vocabulary.control("pad"), np.int64),
         "position": np.zeros((*shape, 3), np.float32),
         "targets": np.full(shape, NO_TARGET, np.int64),

@@ -396,8 +396,15 @@ class _Columns:
         weight[silent] = 0.0
         encoded = EncodedDocument(
             document,
-            *map(torch.from_numpy, (self.ids, targets, heads, weight, self.grid, self.position)),
-            *map(torch.from_numpy, (self.segment, self.kind, self.full)),
+            ids=torch.from_numpy(self.ids),
+            targets=torch.from_numpy(targets),
+            head_set=torch.from_numpy(heads),
+            loss_weight=torch.from_numpy(weight),
+            grid=torch.from_numpy(self.grid),
+            position=torch.from_numpy(self.position),
+            segment=torch.from_numpy(self.segment),
+            kind=torch.from_numpy(self.kind),
+            full=torch.from_numpy(self.full),
         )
         start = 0
         for piece in pieces:
