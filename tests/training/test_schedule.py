@@ -14,6 +14,7 @@ from unimodal.training.config import OptimizerConfig, ScheduleConfig, TrainingCo
 from unimodal.training.ema import Ema
 from unimodal.training.metrics import MetricsLog, read_metrics
 from unimodal.training.optimizer import build_optimizer, load_optimizer_state, optimizer_state
+from unimodal.training.progress import Bar
 from unimodal.training.schedule import Progress, rate_factor, spent
 from unimodal.training.signals import stop_on_signals
 from unimodal.training.trainee import choose_device, choose_precision
@@ -217,3 +218,13 @@ def test_lines_after_the_checkpoint_and_a_cut_line_are_dropped(tmp_path: Path) -
         file.write('{"step": 4, "ki')
     MetricsLog(tmp_path, 2)
     assert [line["step"] for line in read_metrics(tmp_path / "metrics.jsonl")] == [1, 2]
+
+
+def test_without_a_terminal_a_line_is_logged_now_and_then(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("unimodal.training.progress.SECONDS_BETWEEN_LINES", 0.0)
+    for is_shown in (False, True):
+        with caplog.at_level("INFO"), Bar("tiny", is_shown) as bar:
+            bar.show(0.25, 10, 1234.5, 2.0)
+    assert caplog.messages == ["25 %  step 10  1,234 tokens/s  loss 2.000"]

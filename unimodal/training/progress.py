@@ -1,12 +1,16 @@
-"""A progress bar with what is left of the budget, on terminals."""
+"""A progress bar with what is left of the budget on terminals, a line now and then elsewhere."""
 
+import logging
 import sys
+import time
 from types import TracebackType
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
+log = logging.getLogger(__name__)
 TOTAL = 1000.0
+SECONDS_BETWEEN_LINES = 60.0
 
 
 class Bar:
@@ -14,7 +18,7 @@ class Bar:
 
     Args:
         name: Of the run.
-        is_shown: Draw nothing otherwise; also nothing where stderr is not a terminal.
+        is_shown: Draw nothing otherwise. Where stderr is not a terminal, it logs a line a minute.
     """
 
     def __init__(self, name: str, is_shown: bool):
@@ -27,8 +31,9 @@ class Bar:
             TextColumn("{task.fields[text]}"),
             console=console,
             disable=not (is_shown and sys.stderr.isatty()),
-            transient=False,
         )
+        self._logs = is_shown and not sys.stderr.isatty()
+        self._logged_at = time.monotonic()
         self._task = self._bar.add_task(name, total=TOTAL, text="")
 
     def __enter__(self) -> "Bar":
@@ -55,4 +60,7 @@ class Bar:
         text = f"step {step}  {tokens_per_second:,.0f} tokens/s"
         if loss is not None:
             text += f"  loss {loss:.3f}"
+        if self._logs and time.monotonic() - self._logged_at >= SECONDS_BETWEEN_LINES:
+            self._logged_at = time.monotonic()
+            log.info("%.0f %%  %s", 100 * min(share, 1.0), text)
         self._bar.update(self._task, completed=min(share, 1.0) * TOTAL, text=text)
