@@ -1,4 +1,4 @@
-"""The verbs that take a run, on a small untrained model of three modalities."""
+"""The verbs that take a run, on a small untrained model of five modalities."""
 
 import csv
 import io
@@ -43,7 +43,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     fit(text, LINES * 8)
     speech, image = build_modality("speech"), build_modality("image", {"patch_size": 8})
     dna = build_modality("dna", {"n": 2})
-    vocabulary = Vocabulary.of({"text": text, "speech": speech, "image": image, "dna": dna})
+    video = build_modality("video", {"frames": 2, "patch_size": 8})
+    vocabulary = Vocabulary.of(
+        {"text": text, "speech": speech, "image": image, "dna": dna, "video": video}
+    )
     shape = DecoderConfig(
         width=64, num_layers=1, num_heads=1, num_kv_heads=1, head_dim=64, mlp_width=64
     )
@@ -72,7 +75,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 def test_schema_names_spans_modalities_and_tasks(unimodal: Run, folder: Path) -> None:
     found = unimodal("schema", folder, "--json").json
-    assert set(found["modalities"]) == {"text", "speech", "image", "dna"}
+    assert set(found["modalities"]) == {"text", "speech", "image", "dna", "video"}
     assert found["tasks"]["genome"]["template"] == "model"
     shown = unimodal("schema", folder)
     assert shown.code == 0
@@ -224,7 +227,7 @@ def test_wrong_requests_are_one_message_and_2(
 def test_the_corpus_of_bad_files_costs_one_message_each(
     unimodal: Run, folder: Path, tmp_path: Path
 ) -> None:
-    names = {"text": "text", "image": "image", "audio": "speech", "dna": "dna"}
+    names = {"text": "text", "image": "image", "audio": "speech", "dna": "dna", "video": "video"}
     cases = bad_inputs(tmp_path, kinds=names)
     assert len(cases) > 20
     for case in cases:
@@ -245,6 +248,20 @@ def test_a_changed_checkpoint_is_refused(unimodal: Run, folder: Path, tmp_path: 
     done = unimodal("schema", copy)
     assert done.code == 2
     assert "model.safetensors" in done.err
+
+
+def test_a_run_of_another_tokenizer_is_refused_by_name(unimodal: Run, tmp_path: Path) -> None:
+    vocabulary = Vocabulary.of(["dna"])
+    right = vocabulary.entries["dna"].fingerprint
+    vocabulary.entries["dna"].fingerprint = "0" * len(right)
+    shape = DecoderConfig(width=64, num_layers=1, num_heads=1, num_kv_heads=1, head_dim=64)
+    save_model(tmp_path / "model", Decoder(shape, vocabulary))
+    done = unimodal("schema", tmp_path)
+    assert done.code == 2
+    assert "dna" in done.err
+    assert right in done.err
+    assert "0" * len(right) in done.err
+    assert "Restore the tokenizer" in done.err
 
 
 def test_in_a_process_of_its_own_errors_have_no_traceback(folder: Path) -> None:

@@ -1,0 +1,85 @@
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from unimodal.evaluation import read_results
+from unimodal.training.run import RunResult
+from unimodal.training.schedule import Progress
+
+Run = Callable[..., Any]
+TASKS = {"caption", "transcribe", "describe", "garments", "genome", "entries"}
+
+
+def test_a_stopped_demo_is_85_and_says_how_to_go_on(
+    unimodal: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Any] = []
+
+    def stop(config: Any, run: Path) -> RunResult:
+        asked.append(config)
+        return RunResult(run, Progress(), finished=False, stopped_by="SIGTERM")
+
+    monkeypatch.setattr("unimodal.training.run.train", stop)
+    folder = tmp_path / "demo"
+    done = unimodal("demo", "--minutes", "2.5", "--run-dir", folder, "training.seed=7")
+    assert done.code == 85
+    assert "Run the same command again" in done.out
+    [config] = asked
+    assert config.training.max_minutes == 2.5
+    assert config.training.seed == 7
+    assert config.folder == str(folder)
+    assert set(config.tasks) == TASKS
+
+
+def test_fresh_removes_an_earlier_run_and_nothing_else(
+    unimodal: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "unimodal.training.run.train", lambda config, run: RunResult(run, Progress(), False)
+    )
+    other = tmp_path / "photos"
+    other.mkdir()
+    (other / "holiday.png").write_text("x")
+    done = unimodal("demo", "--fresh", "--run-dir", other)
+    assert done.code == 2
+    assert "left alone" in done.err
+    assert (other / "holiday.png").exists()
+    run = tmp_path / "demo"
+    run.mkdir()
+    (run / "experiment.json").write_text("{}")
+    assert unimodal("demo", "--fresh", "--run-dir", run).code == 85
+    assert not run.exists()
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--limit", "0"], "`--limit` must be"),
+        (["training.max_stps=3"], "max_stps"),
+        (["--device", "tpu"], "device"),
+    ],
+)
+def test_wrong_settings_are_2(unimodal: Run, tmp_path: Path, argv: list[str], message: str) -> None:
+    done = unimodal("demo", "--run-dir", tmp_path / "x", *argv)
+    assert done.code == 2
+    assert message in done.err
+
+
+@pytest.mark.soak
+def test_the_demo_trains_scores_and_shows_all_tasks(unimodal: Run, tmp_path: Path) -> None:
+    folder = tmp_path / "demo"
+    words = ["demo", "--minutes", "0.1", "--limit", "6", "--run-dir", folder, "--json"]
+    done = unimodal(*words)
+    assert done.code == 0
+    results = read_results(folder / "results-scratch.json")
+    assert set(results) == TASKS
+    assert json.loads(done.out) == results
+    assert not (folder / "results.json").exists()
+    page = (folder / "report.html").read_text()
+    assert all(f"<h3>{task}</h3>" in page for task in TASKS)
+    assert "<audio" in page
+    again = unimodal(*words)  # trained already: only scored
+    assert again.code == 0
