@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from unimodal.errors import CheckpointError, ConfigError
+from unimodal.data.sources import ListSource
+from unimodal.errors import CheckpointError, ConfigError, DataError
 from unimodal.evaluation import (
     EvaluationConfig,
     evaluate,
@@ -13,6 +14,7 @@ from unimodal.evaluation import (
     write_results,
 )
 from unimodal.evaluation.results import REQUIRED
+from unimodal.media import FileRef
 from unimodal.model.decoder import Decoder
 from unimodal.tasks import Task
 
@@ -82,7 +84,24 @@ def test_evaluation_stops_when_asked(untrained: Decoder, tasks: dict[str, Task])
         evaluate(untrained, {"spell": tasks["spell"]}, should_stop=lambda: True)
 
 
-def test_an_unknown_split_is_refused(untrained: Decoder, tasks: dict[str, Task]) -> None:
+def test_a_bad_record_costs_itself_alone_and_is_named(
+    untrained: Decoder, tasks: dict[str, Task], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = tasks["describe"]
+    whole = task.open("test")
+    records = [whole[i] for i in range(6)]
+    records[2] = {**records[2], "curve": FileRef(Path("missing.curve"))}
+    opened = {"test": ListSource(records, split="test"), "train": task.open("train")}
+    monkeypatch.setattr(task, "open", lambda split: opened[split])
+    found = evaluate(untrained, {"describe": task})
+    assert found.results["describe"]["exact_match"]["n"] == 5
+    assert "missing.curve" in found.notes[0]
+    opened["test"] = ListSource(records[2:3], split="test")
+    with pytest.raises(DataError, match=r"None of its 1 records.*missing\.curve"):
+        evaluate(untrained, {"describe": task})
+
+
+def test_a_wrong_limit_is_refused() -> None:
     with pytest.raises(ConfigError, match="`limit`"):
         EvaluationConfig(limit=-1)
 

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unimodal.data.sources import Source
-from unimodal.errors import BackendUnavailableError, ConfigError
+from unimodal.errors import BackendUnavailableError, ConfigError, DataError, UnimodalError
 from unimodal.evaluation.baselines import Outcome, baselines
 from unimodal.evaluation.metrics import (
     Metric,
@@ -28,8 +28,9 @@ from unimodal.evaluation.metrics import (
 from unimodal.evaluation.results import Results
 from unimodal.generation import Request, Sampling, generate
 from unimodal.generation.scoring import classify, score
+from unimodal.media import FileRef
 from unimodal.model.decoder import Decoder
-from unimodal.stream import Document, Segment
+from unimodal.stream import Document, Segment, StreamConfig, encode_document
 from unimodal.tasks.base import Example, Record, Task
 
 log = logging.getLogger(__name__)
@@ -103,6 +104,12 @@ class Records(Sequence[Record]):
     def __len__(self) -> int:
         return len(self._indices)
 
+    def chosen(self, places: Sequence[int]) -> "Records":
+        """Some of them; what was made stays made."""
+        part = Records(self._source, [self._indices[place] for place in places])
+        part._made = self._made
+        return part
+
     @overload
     def __getitem__(self, index: int) -> Record: ...
     @overload
@@ -141,9 +148,11 @@ def evaluate(
     evaluation = Evaluation()
     for name, task in tasks.items():
         split, source = _open_held_out(task, config.split)
-        test = Records(source, _drawn(len(source), config.limit, config.seed))
+        drawn = Records(source, _drawn(len(source), config.limit, config.seed))
+        test = _sound(task, drawn, evaluation.notes, split)
         training = task.open("train")
-        train = Records(training, _drawn(len(training), config.baseline_records, config.seed))
+        drawn = Records(training, _drawn(len(training), config.baseline_records, config.seed))
+        train = _sound(task, drawn, evaluation.notes, "train")
         step = _Step(name, len(test), progress, should_stop)
         if task.mode == "likelihood":
             whole = Records(training, range(len(training)))
@@ -156,6 +165,35 @@ def evaluate(
             entry["command"] = config.command
         evaluation.results[name] = scored
     return evaluation
+
+
+def _sound(task: Task, records: Records, notes: list[str], split: str) -> Records:
+    """The records that can be used: a damaged file costs its own record alone, and is named.
+
+    Raises:
+        DataError: if none is left.
+    """
+    if split == "train" and not any(
+        isinstance(value, FileRef) for record in records[:1] for value in record.values()
+    ):
+        return records  # values in memory were checked when they were made
+    good, bad = [], []
+    for number in range(len(records)):
+        try:
+            record = records[number]
+            for document in task.scored_documents(record):
+                encode_document(document, task.vocabulary, StreamConfig())
+            good.append(number)
+        except UnimodalError as error:
+            bad.append(str(error))
+    if not good:
+        raise DataError(
+            f"None of its {len(bad)} records in `{split}` can be used. The first: {bad[0]}",
+            subject=f"task `{task.name}`",
+        )
+    if bad:
+        notes.append(f"{task.name}: {len(bad)} records of `{split}` are left out, e.g. {bad[0]}")
+    return records.chosen(good)
 
 
 @dataclass
