@@ -7,8 +7,15 @@ import pytest
 import torch
 
 import unimodal.testing.fixtures  # noqa: F401  (registers the fake modalities)
-from unimodal.errors import CheckpointError, ConfigError, DataError, GrammarError, VocabularyError
-from unimodal.media import Audio
+from unimodal.errors import (
+    CheckpointError,
+    ConfigError,
+    DataError,
+    GrammarError,
+    MediaError,
+    VocabularyError,
+)
+from unimodal.media import Audio, FileRef
 from unimodal.model.config import DecoderConfig
 from unimodal.model.decoder import Decoder
 from unimodal.model.folder import save_model
@@ -54,6 +61,17 @@ def test_a_run_folder_loads_with_its_tasks(decoder, tmp_path):
         assert sorted(loaded.tasks) == ["hear", "lines"]
         first = loaded.generate("abc", to="fake_line", seed=3)
         assert first.value == Model(decoder).generate("abc", to="fake_line", seed=3).value
+
+
+def test_a_path_is_read_by_its_modality(model, clip, tmp_path):
+    path = tmp_path / "clip.wav"
+    model.vocabulary.modality("speech").write(clip, path)
+    read = model.vocabulary.modality("speech").read(path)
+    expected = model.embed(Segment("speech", read))
+    for value in (path, str(path), FileRef(path)):
+        assert torch.equal(model.embed(Segment("speech", value)), expected)
+    with pytest.raises(MediaError, match=r"absent\.wav"):
+        model.embed(Segment("speech", tmp_path / "absent.wav"))
 
 
 def test_a_run_is_found_by_name(decoder, tmp_path, monkeypatch):

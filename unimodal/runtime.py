@@ -3,8 +3,10 @@
     model = um.load("runs/emoji")
     model.generate(um.Image(picture)).value
 
-What is given may be segments or plain strings; where the run recorded a task that turns the one
-into the other, its template (prompt, attention) is used, so that a request looks as in training.
+What is given may be segments or plain strings. A segment's value may be a path (a `Path`, or a
+string where the modality's values are no strings), which the modality reads. Where the run recorded
+a task that turns the one into the other, its template (prompt, attention) is used, so that a request
+looks as in training.
 Not here: the command line, evaluation over data sets.
 """
 
@@ -31,7 +33,7 @@ from unimodal.generation import (
     score,
 )
 from unimodal.grammar import SegmentGrammar, header_axes
-from unimodal.media import Audio
+from unimodal.media import Audio, FileRef
 from unimodal.modality import Modality, config_from_dict, config_to_dict
 from unimodal.model.decoder import Decoder
 from unimodal.model.folder import find_model, load_model
@@ -331,11 +333,20 @@ class Model:
         }
 
     def _segments(self, prompt: Prompt) -> list[Segment]:
-        if isinstance(prompt, str):
-            return [Segment(self._of_type(str), prompt)]
-        if isinstance(prompt, Segment):
-            return [prompt]
-        return [Segment(self._of_type(str), p) if isinstance(p, str) else p for p in prompt]
+        parts = [prompt] if isinstance(prompt, str | Segment) else prompt
+        strings = [Segment(self._of_type(str), p) if isinstance(p, str) else p for p in parts]
+        return [self._read(segment) for segment in strings]
+
+    def _read(self, segment: Segment) -> Segment:
+        """The segment with its file read, where its value is a path and not a value."""
+        modality = self.vocabulary.modality(segment.modality)
+        value = segment.value
+        is_name = isinstance(value, str) and modality.value_type is not str
+        if is_name or isinstance(value, Path):
+            return replace(segment, value=modality.read(Path(value)))
+        if isinstance(value, FileRef):
+            return replace(segment, value=modality.read(value.path))
+        return segment
 
     def _of_type(self, kind: type) -> str:
         for name, modality in self.vocabulary.modalities.items():
