@@ -10,7 +10,6 @@ import unimodal.testing.fixtures  # noqa: F401  (registers the fake modalities)
 from unimodal.errors import (
     CheckpointError,
     ConfigError,
-    DataError,
     GrammarError,
     MediaError,
     VocabularyError,
@@ -153,7 +152,7 @@ def test_the_schema_is_plain_and_names_everything(model):
     [
         ("abc", "fake_lines", VocabularyError),
         ("abc", "speech", VocabularyError),
-        (Segment("speech", "not sound"), "fake_line", DataError),
+        (Segment("speech", "not sound"), "fake_line", MediaError),
         ("abc", None, GrammarError),
     ],
 )

@@ -5,7 +5,7 @@
 
 What is given may be segments or plain strings. A segment's value may be a path (a `Path`, or a
 string where the modality's values are no strings), which the modality reads. Where the run recorded
-a task that turns the one into the other, its template (prompt, attention) is used, so that a request
+a task that turns the one into the other, its template (prompt, attention) is used: a request then
 looks as in training.
 Not here: the command line, evaluation over data sets.
 """
