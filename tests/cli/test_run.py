@@ -264,6 +264,13 @@ def test_a_run_of_another_tokenizer_is_refused_by_name(unimodal: Run, tmp_path: 
     assert "Restore the tokenizer" in done.err
 
 
+def test_results_do_not_go_into_a_sealed_model_folder(unimodal: Run, folder: Path) -> None:
+    done = unimodal("eval", folder / "model", "--limit", 2)
+    assert done.code == 2
+    assert "--out" in done.err
+    assert not (folder / "model" / "results.json").exists()
+
+
 def test_in_a_process_of_its_own_errors_have_no_traceback(folder: Path) -> None:
     for argv, code in ((["schema", str(folder)], 0), (["schema", "nowhere"], 2)):
         done = subprocess.run(

@@ -44,6 +44,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.full and arguments.limit is not None:
         raise ConfigError("Give --full or --limit, not both.")
     from unimodal.evaluation import EvaluationConfig
+    from unimodal.model.durable import MANIFEST
     from unimodal.report import score_and_report
     from unimodal.runtime import load
 
@@ -57,6 +58,12 @@ def run(arguments: argparse.Namespace) -> int:
     model = load(arguments.run, arguments.device)
     tasks = chosen_tasks(model, arguments.tasks)
     folder = arguments.out or model.folder or Path(arguments.run)
+    if (folder / MANIFEST).is_file():
+        raise ConfigError(
+            "A model folder is sealed by its manifest: results do not go into it.",
+            subject=str(folder),
+            remedy="Give --out FOLDER, or name the run folder.",
+        )
     folder.mkdir(parents=True, exist_ok=True)
     with ProgressBar(quiet=arguments.json) as progress:
         found = score_and_report(folder, model.decoder, tasks, config, progress=progress)
