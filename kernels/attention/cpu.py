@@ -15,8 +15,10 @@ from torch import Tensor
 
 from unimodal.kernels.attention.plan import CAUSAL, FULL, Task, read_tasks
 
-LOW_PRECISION_LENGTH = 256
-"""Buckets at least this long stay in bfloat16 if the input is."""
+LOW_PRECISION_LENGTH = 384
+"""Buckets at least this long stay in bfloat16 if the input is. Near it the forward is faster in
+bfloat16 and the backward in float32 (4,096 tokens, 4 heads of 64, two threads, length 258: 8.7 and
+48.9 ms in bfloat16, 11.4 and 26.0 in float32; length 512: 9.4 and 60.1, 23.7 and 64.2)."""
 
 _flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 _flash_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward

@@ -13,7 +13,12 @@ from unimodal.errors import BackendUnavailableError, CheckpointError, ConfigErro
 from unimodal.training.config import OptimizerConfig, ScheduleConfig, TrainingConfig
 from unimodal.training.ema import Ema
 from unimodal.training.metrics import MetricsLog, read_metrics
-from unimodal.training.optimizer import build_optimizer, load_optimizer_state, optimizer_state
+from unimodal.training.optimizer import (
+    Optimizer,
+    build_optimizer,
+    load_optimizer_state,
+    optimizer_state,
+)
 from unimodal.training.progress import Bar
 from unimodal.training.schedule import Progress, rate_factor, spent
 from unimodal.training.signals import stop_on_signals
@@ -59,13 +64,17 @@ class Parts(nn.Module):
         self.linear = nn.Linear(2, 2)
         self.norm = nn.LayerNorm(2)
         self.fixed = nn.Parameter(torch.ones(2, 2), requires_grad=False)
+        self.blocks = nn.Sequential(nn.Linear(2, 3, bias=False))
 
 
 def test_only_matrices_are_decayed() -> None:
     module = Parts()
     optimizer = build_optimizer(module.named_parameters(), OptimizerConfig(weight_decay=0.5))
     decay = {
-        id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]
+        id(p): group["weight_decay"]
+        for part in optimizer.parts
+        for group in part.param_groups
+        for p in group["params"]
     }
     found = {name: decay.get(id(p)) for name, p in module.named_parameters()}
     assert found == {
@@ -75,10 +84,25 @@ def test_only_matrices_are_decayed() -> None:
         "linear.bias": 0.0,
         "norm.weight": 0.0,
         "norm.bias": 0.0,
+        "blocks.0.weight": 0.5,
     }
 
 
-def _stepped(module: Parts, optimizer: torch.optim.Optimizer, steps: int) -> None:
+def test_muon_takes_the_matrices_of_the_blocks_alone() -> None:
+    module = Parts()
+    optimizer = build_optimizer(module.named_parameters(), OptimizerConfig(kind="muon"))
+    adamw, muon = optimizer.parts
+    assert [tuple(p.shape) for p in muon.param_groups[0]["params"]] == [(3, 2)]
+    optimizer.set_learning_rate(0.25)
+    assert {g["lr"] for part in (adamw, muon) for g in part.param_groups} == {0.25}
+    before = module.blocks[0].weight.detach().clone()
+    _stepped(module, optimizer, 1)
+    change = (module.blocks[0].weight - before * (1 - 0.25 * 0.1)).norm()
+    # An orthogonal update of rank 1 here (its gradient is constant), scaled by .2 sqrt(max(3, 2)).
+    assert float(change.detach()) == pytest.approx(0.25 * 0.2 * 3**0.5, rel=0.35)
+
+
+def _stepped(module: Parts, optimizer: Optimizer, steps: int) -> None:
     for number in range(steps):
         for name, parameter in module.named_parameters():
             if parameter.requires_grad:
@@ -86,10 +110,11 @@ def _stepped(module: Parts, optimizer: torch.optim.Optimizer, steps: int) -> Non
         optimizer.step()
 
 
-def test_the_optimizers_state_comes_back_bitwise() -> None:
+@pytest.mark.parametrize("kind", ["adamw", "muon"])
+def test_the_optimizers_state_comes_back_bitwise(kind: str) -> None:
     one, other = Parts(), Parts()
     other.load_state_dict(one.state_dict())
-    config = OptimizerConfig()
+    config = OptimizerConfig(kind=kind)
     first = build_optimizer(one.named_parameters(), config)
     _stepped(one, first, 3)
     other.load_state_dict(one.state_dict())

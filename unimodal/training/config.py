@@ -17,13 +17,17 @@ from unimodal.tasks.base import DataConfig, TaskConfig
 
 PRECISIONS = ("auto", "fp32", "bf16")
 DEVICES = ("auto", "cpu", "cuda", "mps")
+OPTIMIZERS = ("adamw", "muon")
 SCHEDULES = ("cosine", "wsd", "constant")
 RESUMES = ("auto", "never", "must")
 
 
 @dataclass(kw_only=True)
 class OptimizerConfig:
-    """AdamW (Loshchilov and Hutter 2019)."""
+    """AdamW (Loshchilov and Hutter 2019), or Muon for the matrices of the blocks."""
+
+    kind: str = "adamw"
+    """`adamw` or `muon`."""
 
     learning_rate: float = 1e-3
     """Peak learning rate, above 0."""
@@ -33,6 +37,9 @@ class OptimizerConfig:
 
     beta2: float = 0.95
     """Decay of the mean of squared gradients, in [0, 1)."""
+
+    momentum: float = 0.95
+    """Muon's momentum, in [0, 1)."""
 
     eps: float = 1e-8
     """Added to the root of the second moment, above 0."""
@@ -44,6 +51,8 @@ class OptimizerConfig:
     """Largest norm of the gradient, above 0."""
 
     def __post_init__(self) -> None:
+        _check(self, "kind", self.kind in OPTIMIZERS, f"one of {', '.join(OPTIMIZERS)}")
+        _check(self, "momentum", 0 <= self.momentum < 1, "in [0, 1)")
         _check(self, "learning_rate", self.learning_rate > 0, "above 0")
         _check(self, "beta1", 0 <= self.beta1 < 1, "in [0, 1)")
         _check(self, "beta2", 0 <= self.beta2 < 1, "in [0, 1)")

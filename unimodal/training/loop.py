@@ -31,7 +31,6 @@ from unimodal.training.optimizer import (
     build_optimizer,
     load_optimizer_state,
     optimizer_state,
-    set_learning_rate,
 )
 from unimodal.training.progress import Bar
 from unimodal.training.ranks import largest, rank, sum_gradients, wait_for_all, world_size
@@ -184,13 +183,13 @@ class Loop:
             settings.schedule, progress.step, share
         )
         if finite:
-            set_learning_rate(self.optimizer, rate)
+            self.optimizer.set_learning_rate(rate)
             self.optimizer.step()
             if self.ema is not None:
                 self.ema.update(progress.step)
             self._recent.add_sums(losses)
             progress.skipped_in_row = 0
-        self.optimizer.zero_grad(set_to_none=True)
+        self.optimizer.zero_grad()
         progress.step += 1
         progress.tokens += data.tokens
         self.data = data.state
