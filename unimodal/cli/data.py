@@ -99,16 +99,19 @@ def _fetch(arguments: argparse.Namespace) -> int:
 
 def _prepare(arguments: argparse.Namespace) -> int:
     from unimodal.data.commands import prepare
+    from unimodal.training.signals import stop_on_signals
 
-    results = [
-        prepare(
-            name,
-            arguments.files,
-            accept_other=arguments.accept_other,
-            force=arguments.force,
-        )
-        for name in arguments.names
-    ]
+    with stop_on_signals() as flag:
+        results = [
+            prepare(
+                name,
+                arguments.files,
+                accept_other=arguments.accept_other,
+                force=arguments.force,
+                should_stop=lambda: bool(flag),
+            )
+            for name in arguments.names
+        ]
     if arguments.json:
         print_json(results)
         return 0

@@ -1,8 +1,6 @@
 """`unimodal eval`: scores of a run on held-out data, each beside its baseline."""
 
 import argparse
-import json
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,7 +15,6 @@ if TYPE_CHECKING:
 
 ABOUT = "Score a run on held-out data; writes results and report beside the model."
 QUICK_LIMIT = 400
-TASKS_FILE = "tasks.json"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -86,7 +83,7 @@ def chosen_tasks(model: "Model", names: list[str] | None) -> "dict[str, TaskConf
     """
     from unimodal.registry import did_you_mean
 
-    configs = _recorded(model)
+    configs = {name: task.config for name, task in model.tasks.items()}
     if not configs:
         raise CheckpointError(
             "The run recorded no tasks to score.",
@@ -97,27 +94,6 @@ def chosen_tasks(model: "Model", names: list[str] | None) -> "dict[str, TaskConf
         if name not in configs:
             raise ConfigError(f"The run has no task `{name}`.", remedy=did_you_mean(name, configs))
     return {name: configs[name] for name in names or configs}
-
-
-def _recorded(model: "Model") -> "dict[str, TaskConfig]":
-    """The tasks beside the weights, with the data that was used; else those of the experiment."""
-    from unimodal.modality import config_from_dict
-    from unimodal.model.folder import find_model
-    from unimodal.tasks import DataConfig, TaskConfig
-
-    path = find_model(model.folder) / TASKS_FILE if model.folder is not None else None
-    if path is None or not path.is_file():
-        return {name: task.config for name, task in model.tasks.items()}
-    try:
-        written = dict(json.loads(path.read_text("utf-8")))
-    except ValueError:
-        raise CheckpointError("It is no JSON.", subject=str(path)) from None
-    configs = {}
-    for name, fields in written.items():
-        data = config_from_dict(DataConfig, fields.pop("data", {}), f"{path}, task `{name}`")
-        config = config_from_dict(TaskConfig, fields, f"{path}, task `{name}`")
-        configs[name] = replace(config, data=data)
-    return configs
 
 
 def print_results(results: "Results") -> None:

@@ -4,7 +4,7 @@ The command line parses arguments and prints; nothing here prints.
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -88,10 +88,15 @@ def prepare(
     *,
     accept_other: bool = False,
     force: bool = False,
+    should_stop: Callable[[], bool] = lambda: False,
     **options: Any,
 ) -> dict[str, Any]:
-    """Fetch and prepare a recipe; its folder, licence and counts."""
+    """Fetch and prepare a recipe; its folder, licence and counts.
+
+    `should_stop` is asked in every long loop; a stop leaves nothing half written.
+    """
     recipe = RECIPES.get(name)(**options)
+    recipe.should_stop = should_stop
     files = [Path(file) for file in from_files]
     folder = recipe.prepare(files, accept_other=accept_other, force=force)
     return {
