@@ -10,7 +10,7 @@ from unimodal.training.run import RunResult
 from unimodal.training.schedule import Progress
 
 Run = Callable[..., Any]
-TASKS = {"caption", "transcribe", "describe", "garments", "genome", "entries"}
+TASKS = {"caption", "transcribe", "describe", "garments", "genome"}
 
 
 def test_a_stopped_demo_is_85_and_says_how_to_go_on(
