@@ -12,7 +12,14 @@ from typing import Any
 from unimodal.data.sources import Source
 from unimodal.errors import ConfigError, DataError
 from unimodal.media import FileRef
-from unimodal.modality import Modality, build_modality, fit
+from unimodal.modality import (
+    Modality,
+    build_modality,
+    config_from_dict,
+    config_type,
+    fit,
+    identity_of,
+)
 from unimodal.model.config import DecoderConfig
 from unimodal.model.decoder import Decoder
 from unimodal.model.folder import grow, load_model
@@ -182,6 +189,8 @@ def decoder_from(folder: Path, config: ExperimentConfig) -> Decoder:
     fit_all(added, config)
     states = {name: modality.state() for name, modality in ledger.modalities.items()}
     vocabulary = Vocabulary.from_json(ledger.to_json(), states)
+    for name in config.modalities.keys() & vocabulary.entries.keys():
+        take_training_fields(vocabulary.modality(name), name, config.modalities[name] or {})
     for name, modality in added.items():
         vocabulary.add(name, modality)
     vocabulary.openers_listed += [n for n in config.openers if n not in vocabulary.openers_listed]
@@ -191,6 +200,25 @@ def decoder_from(folder: Path, config: ExperimentConfig) -> Decoder:
         **{name: getattr(config.model, name) for name in CHOSEN_ANEW},
     )
     return grow(old, vocabulary)
+
+
+def take_training_fields(modality: Modality[Any, Any], name: str, given: Mapping[str, Any]) -> None:
+    """Set the fields that concern training alone; warn where another one differs.
+
+    Raises:
+        ConfigError: on a key that the modality's config lacks.
+    """
+    asked = config_from_dict(config_type(type(modality)), given, f"modality `{name}`")
+    fixed = identity_of(modality.config)
+    for key in given:
+        wanted = getattr(asked, key)
+        if key not in fixed:
+            setattr(modality.config, key, wanted)
+        elif getattr(modality.config, key) != wanted:
+            log.warning(
+                "`modalities.%s.%s` stays %r, and is not %r: ids keep their meaning.",
+                *(name, key, getattr(modality.config, key), wanted),
+            )
 
 
 def tell_shape(asked: DecoderConfig, have: DecoderConfig, folder: Path) -> None:
