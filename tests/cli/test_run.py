@@ -85,7 +85,7 @@ def test_schema_names_spans_modalities_and_tasks(unimodal: Run, folder: Path) ->
 
 def test_a_sequence_is_generated_and_written(unimodal: Run, folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "x.fa"
-    argv = ["generate", folder, "ACGT", "--from", "text", "--to", "dna", "--out", out]
+    argv = ["generate", folder, "--from", "text", "--to", "dna", "ACGT", "--out", out]
     done = unimodal(*argv, "--max-tokens", 20, "--json")
     assert done.code == 0
     bases = out.read_text().split("\n", 1)[1].replace("\n", "")

@@ -43,6 +43,12 @@ DEBUG = "--debug"
 class _Parser(argparse.ArgumentParser):
     """A parser whose complaints are errors like all others."""
 
+    def parse_anywhere(self, given: Sequence[str]) -> argparse.Namespace:
+        """Parse with options before, between and after the values (but for verbs with actions)."""
+        if any(action.nargs == argparse.PARSER for action in self._actions):
+            return self.parse_args(given)
+        return self.parse_intermixed_args(given)
+
     def error(self, message: str) -> NoReturn:
         usage = " ".join(self.format_usage().split()).removeprefix("usage: ")
         raise ConfigError(
@@ -105,7 +111,7 @@ def _dispatch(given: list[str]) -> int:
     parser = _Parser(prog=f"unimodal {verb}", description=module.ABOUT, allow_abbrev=False)
     module.add_arguments(parser)
     try:
-        arguments = parser.parse_args(given[1:])
+        arguments = parser.parse_anywhere(given[1:])
     except SystemExit as stop:  # --help
         return int(stop.code or 0)
     return int(module.run(arguments))
