@@ -8,6 +8,7 @@ shuffles; mixing and order belong to training.
 """
 
 import hashlib
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -47,7 +48,7 @@ SOURCES: Registry[Callable[..., Source]] = Registry(
 """Sources that need no fetch: a class or function called with `split=` and options."""
 
 
-class BaseSource:
+class BaseSource(ABC):
     """The three attributes, negative indices, bounds and iteration; a child gives `record`.
 
     Args:
@@ -61,12 +62,12 @@ class BaseSource:
         self.license = license
         self.split = split
 
-    def __len__(self) -> int:
-        raise NotImplementedError
+    @abstractmethod
+    def __len__(self) -> int: ...
 
+    @abstractmethod
     def record(self, index: int) -> Record:
         """The record at `index`, which is between 0 and the length."""
-        raise NotImplementedError
 
     def __getitem__(self, index: int) -> Record:
         length = len(self)
