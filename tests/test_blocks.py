@@ -257,3 +257,22 @@ def test_compiles_without_a_break() -> None:
 def test_sizes_that_cannot_work_are_refused(change: dict[str, float], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         BlockConfig(**change)  # type: ignore[arg-type]
+
+
+# And it looks at `.grad` of tensors that pass from one compiled part to another.
+@pytest.mark.filterwarnings(
+    "ignore:.*should not be instantiated:DeprecationWarning", "ignore:The .grad attribute"
+)
+def test_compiled_around_attention_it_computes_the_same() -> None:
+    block = sharpened().train()
+    x = torch.randn(1, 20, CONFIG.width, requires_grad=True)
+    plan = attention_plan(packed(8, 12), [Causal()])
+    found = []
+    for _ in range(2):
+        result = block(x, tables(20), plan)
+        grads = torch.autograd.grad(result.square().sum(), [x, *block.parameters()])
+        found.append((result, *grads))
+        block.compile_around_attention(backend="aot_eager")
+    assert block._compiled is not None
+    for plain, compiled in zip(*found, strict=True):
+        torch.testing.assert_close(compiled, plain, atol=1e-5, rtol=1e-5)

@@ -18,9 +18,9 @@ Parameters of a `Block`, and the transformers Qwen3 names that they hold, in row
 Tested against transformers' Qwen3 layer, and cached against uncached.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -134,7 +134,10 @@ class RMSNorm(nn.Module):
 
 
 class SelfAttention(nn.Module):
-    """Grouped-query self-attention with normalised and rotated queries and keys.
+    """The two sides of grouped-query self-attention, whose queries and keys are normed and rotated.
+
+    What lies between is an operator without weights (`unimodal.kernels.attention`), which the block
+    calls: over a batch, or over a cache.
 
     Args:
         config: Sizes.
@@ -150,48 +153,15 @@ class SelfAttention(nn.Module):
         self.q_norm = RMSNorm(config.head_dim, config.norm_eps) if config.qk_norm else None
         self.k_norm = RMSNorm(config.head_dim, config.norm_eps) if config.qk_norm else None
 
-    def forward(
-        self, x: Float[Tensor, "B T D"], rope: Rope, plan: AttentionPlan
-    ) -> Float[Tensor, "B T D"]:
-        """Attention over packed documents.
+    def project(
+        self, x: Float[Tensor, "B T D"], rope: Rope
+    ) -> tuple[Float[Tensor, "B T N H"], Float[Tensor, "B T K H"], Float[Tensor, "B T K H"]]:
+        """Queries, keys (both normalised and rotated) and values.
 
         Args:
             x: Normalised input.
-            rope: Tables of the batch.
-            plan: Plan of the batch for this layer's patterns.
+            rope: Tables of its positions.
         """
-        q, k, v = self._project(x, rope)
-        result: Tensor = self.out(attention(q, k, v, plan).flatten(2))
-        return result
-
-    def step(
-        self,
-        x: Float[Tensor, "B T D"],
-        rope: Rope,
-        cache: LayerCache,
-        visible: Bool[Tensor, "B T S"],
-    ) -> Float[Tensor, "B T D"]:
-        """Attention of new positions over the cache, which takes up their keys and values.
-
-        Args:
-            x: Normalised input of the new positions.
-            rope: Tables of the new positions.
-            cache: Of this layer.
-            visible: Which cached positions, the new ones included, each new one sees.
-        """
-        q, k, v = self._project(x, rope)
-        keys, values = cache.update(k, v)
-        result: Tensor = self.out(attend_cached(q, keys, values, visible).flatten(2))
-        return result
-
-    def prefill(
-        self, x: Float[Tensor, "B T D"], rope: Rope, plan: AttentionPlan
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """As `forward`, with the rotated keys and the values (B, T, K, H), for a cache."""
-        q, k, v = self._project(x, rope)
-        return self.out(attention(q, k, v, plan).flatten(2)), k, v
-
-    def _project(self, x: Tensor, rope: Rope) -> tuple[Tensor, Tensor, Tensor]:
         config = self.config
         groups = config.num_kv_heads
         qkv = self.qkv(x).unflatten(-1, (-1, config.head_dim))
@@ -200,6 +170,11 @@ class SelfAttention(nn.Module):
         k_weight = None if self.k_norm is None else self.k_norm.weight
         q, k = qk_prologue(q, k, q_weight, k_weight, *rope, config.norm_eps)
         return q, k, v
+
+    def join(self, attended: Float[Tensor, "B T N H"]) -> Float[Tensor, "B T D"]:
+        """The update of the residual stream from what the heads found."""
+        result: Tensor = self.out(attended.flatten(2))
+        return result
 
 
 class SwiGLU(nn.Module):
@@ -237,6 +212,21 @@ class Block(nn.Module):
         self.attention = SelfAttention(config, depth)
         self.mlp_norm = RMSNorm(config.width, config.norm_eps)
         self.mlp = SwiGLU(config.width, config.mlp_width, depth)
+        self._compiled: tuple[Callable[..., Any], Callable[..., Any]] | None = None
+
+    def compile_around_attention(self, backend: str = "inductor") -> None:
+        """Let torch.compile fuse what lies before and after attention, in training only.
+
+        Attention itself is one operator with a plan of another size in every batch: compiling it
+        too would compile anew for each batch.
+
+        Args:
+            backend: Of torch.compile; `inductor` needs a C++ compiler on a CPU.
+        """
+        self._compiled = (
+            torch.compile(self._enter, dynamic=False, backend=backend),
+            torch.compile(self._leave, dynamic=False, backend=backend),
+        )
 
     def forward(
         self, x: Float[Tensor, "B T D"], rope: Rope, plan: AttentionPlan
@@ -248,7 +238,11 @@ class Block(nn.Module):
             rope: Tables of the batch.
             plan: Plan of the batch for this layer's patterns.
         """
-        return self._rest(x, self.attention(self.attention_norm(x), rope, plan))
+        enter, leave = self._enter, self._leave
+        if self._compiled is not None and self.training:
+            enter, leave = self._compiled
+        q, k, v = enter(x, rope)
+        return leave(x, attention(q, k, v, plan))
 
     def step(
         self,
@@ -257,18 +251,31 @@ class Block(nn.Module):
         cache: LayerCache,
         visible: Bool[Tensor, "B T S"],
     ) -> Float[Tensor, "B T D"]:
-        """One layer over new positions and a cache; see `SelfAttention.step`."""
-        return self._rest(x, self.attention.step(self.attention_norm(x), rope, cache, visible))
+        """One layer over new positions and a cache, which takes up their keys and values.
+
+        Args:
+            x: Residual stream of the new positions.
+            rope: Tables of the new positions.
+            cache: Of this layer.
+            visible: Which cached positions, the new ones included, each new one sees.
+        """
+        q, k, v = self._enter(x, rope)
+        keys, values = cache.update(k, v)
+        return self._leave(x, attend_cached(q, keys, values, visible))
 
     def prefill(
         self, x: Float[Tensor, "B T D"], rope: Rope, plan: AttentionPlan
     ) -> tuple[Tensor, Tensor, Tensor]:
         """As `forward`, with the layer's rotated keys and values (B, T, K, H), for a cache."""
-        update, k, v = self.attention.prefill(self.attention_norm(x), rope, plan)
-        return self._rest(x, update), k, v
+        q, k, v = self._enter(x, rope)
+        return self._leave(x, attention(q, k, v, plan)), k, v
 
-    def _rest(self, x: Tensor, update: Tensor) -> Tensor:
-        x, normed = self.mlp_norm.after_adding(x, self._drop(update))
+    def _enter(self, x: Tensor, rope: Rope) -> tuple[Tensor, Tensor, Tensor]:
+        return self.attention.project(self.attention_norm(x), rope)
+
+    def _leave(self, x: Tensor, attended: Tensor) -> Tensor:
+        update = self._drop(self.attention.join(attended))
+        x, normed = self.mlp_norm.after_adding(x, update)
         return x + self._drop(self.mlp(normed))
 
     def _drop(self, update: Tensor) -> Tensor:

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import torch
 
+from unimodal.blocks import Block
 from unimodal.model.config import DecoderConfig
 from unimodal.model.decoder import Decoder
 from unimodal.patterns import visible
@@ -38,21 +39,25 @@ def test_the_maps_are_those_that_the_layer_used(decoder: Decoder) -> None:
     document = Document([Segment("dna", "ACGTTGCATTAG")])
     encoded = encode_document(document, decoder.vocabulary, decoder.stream)
     batch = collate([[encoded]], len(encoded), decoder.vocabulary)
-    last = decoder.blocks[-1].attention
+    block = decoder.blocks[-1]
+    assert isinstance(block, Block)
+    last = block.attention
     taken: dict[str, torch.Tensor] = {}
-    hook = last.register_forward_hook(
-        lambda module, args, out: taken.update(x=args[0], out=out)  # type: ignore[arg-type]
-    )
+    hooks = [
+        module.register_forward_hook(lambda module, args, out, name=name: taken.update({name: out}))
+        for name, module in (("x", block.attention_norm), ("out", last.out))
+    ]
     with torch.no_grad():
         decoder(batch)
-    hook.remove()
-    q, k, v = last._project(taken["x"], decoder.rope(batch.position))  # type: ignore[operator]
+    for hook in hooks:
+        hook.remove()
+    q, k, v = last.project(taken["x"], decoder.rope(batch.position))
     mask = visible(batch.coordinates, batch.coordinates, decoder.patterns[-1])[0]
     heads = []
     for head in range(2):
         scores = q[0, :, head] @ k[0, :, 0].T * 64**-0.5
         heads.append(torch.softmax(scores.masked_fill(~mask, -torch.inf), -1))
-    out = torch.cat([weights @ v[0, :, 0] for weights in heads], -1) @ last.out.weight.T  # type: ignore[union-attr]
+    out = torch.cat([weights @ v[0, :, 0] for weights in heads], -1) @ last.out.weight.T
     torch.testing.assert_close(out, taken["out"][0], atol=1e-4, rtol=1e-4)
     drawn = attention_maps(decoder, encoded, num_layers=1)[0]
     torch.testing.assert_close(drawn, torch.stack(heads).mean(0), atol=1e-5, rtol=1e-4)

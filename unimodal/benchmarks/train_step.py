@@ -277,8 +277,7 @@ def measure(name: str, vocabulary: int, steps: int, compiled: bool) -> Measureme
     else:
         network, run = model, our_loss(model)
         if compiled:
-            for block in model.blocks:
-                block.compile(dynamic=False)
+            model.compile_layers()
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-3, fused=True)
     fast = torch.cpu._is_amx_tile_supported()
     idle = _peak_mib()

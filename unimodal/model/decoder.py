@@ -91,6 +91,11 @@ class Decoder(nn.Module):
         """Number of weights."""
         return sum(p.numel() for p in self.parameters())
 
+    def compile_layers(self) -> None:
+        """Compile the blocks around their attention, for training; see `Block`."""
+        for block in self.blocks:
+            cast(Block, block).compile_around_attention()
+
     @torch.no_grad()
     def reset_parameters(self) -> None:
         """Draw initial weights; each parameter from a generator seeded by its own name."""

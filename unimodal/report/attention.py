@@ -49,7 +49,7 @@ def attention_maps(
             hook.remove()
     maps = []
     for (block, by_kind), x in zip(layers[-num_layers:], kept, strict=True):
-        q, k, _ = block.attention._project(x, rope)
+        q, k, _ = block.attention.project(x, rope)
         share = q.shape[2] // k.shape[2]
         k = k.repeat_interleave(share, dim=2)
         scores = torch.einsum("tnh,snh->nts", q[0].float(), k[0].float()) * q.shape[-1] ** -0.5

@@ -116,6 +116,10 @@ class TrainingConfig:
     precision: str = "auto"
     """`auto`: bf16 autocast where the device is fast at it (CPUs with AMX, GPUs), else `fp32`."""
 
+    compile: bool = False
+    """Let torch.compile fuse the decoder's layers around attention: a fifth faster on a CPU after
+    half a minute; needs a C++ compiler there."""
+
     save_every: int = 500
     """Steps between checkpoints; one is always saved at the end."""
 

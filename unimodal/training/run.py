@@ -51,7 +51,7 @@ from unimodal.training.progress import Bar
 from unimodal.training.ranks import rank, wait_for_all
 from unimodal.training.schedule import Progress
 from unimodal.training.signals import StopFlag, stop_on_signals
-from unimodal.training.trainee import choose_device, choose_precision
+from unimodal.training.trainee import check_compiler, choose_device, choose_precision
 
 log = logging.getLogger(__name__)
 EXPERIMENT = "experiment.json"
@@ -114,6 +114,9 @@ def train(
         decoder = _build_decoder(config, checkpoint)
         tasks = resolve_tasks(config, decoder.vocabulary)
         decoder = decoder.to(device)
+        if config.training.compile:
+            check_compiler(device)
+            decoder.compile_layers()
         log.info("%d parameters, %d ids.", decoder.num_parameters(), decoder.vocabulary.size)
         metrics = _open_metrics(run, checkpoint)
         settings = Settings(

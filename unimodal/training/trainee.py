@@ -1,6 +1,7 @@
 """What the loop trains, and in which precision: decoders, and whatever else has a loss."""
 
 import contextlib
+import shutil
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -65,6 +66,19 @@ def choose_precision(wanted: str, device: torch.device) -> Precision:
     if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False):
         return Precision("bf16", "this GPU computes in bf16")
     return Precision("fp32", f"{device.type} does not compute in bf16")
+
+
+def check_compiler(device: torch.device) -> None:
+    """See to it that torch.compile can work.
+
+    Raises:
+        BackendUnavailableError: on a CPU without a C++ compiler.
+    """
+    if device.type == "cpu" and not any(map(shutil.which, ("c++", "g++", "clang++"))):
+        raise BackendUnavailableError(
+            "Compiling needs a C++ compiler on a CPU.",
+            remedy="Install g++, or leave `training.compile` off.",
+        )
 
 
 def choose_device(wanted: str) -> torch.device:
