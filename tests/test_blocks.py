@@ -275,4 +275,4 @@ def test_compiled_around_attention_it_computes_the_same() -> None:
         block.compile_around_attention(backend="aot_eager")
     assert block._compiled is not None
     for plain, compiled in zip(*found, strict=True):
-        torch.testing.assert_close(compiled, plain, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(compiled, plain, atol=1e-4, rtol=1e-4)
