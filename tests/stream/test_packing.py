@@ -32,11 +32,9 @@ class Sized(EncodedDocument):
         return self.length
 
 
-def pack(lengths, row_length, look_ahead=256, refuse=None):
+def pack(lengths, row_length, look_ahead=256):
     documents = [(n, Sized(length)) for n, length in enumerate(lengths)]
-    packer = Packer(
-        PackingConfig(row_length=row_length, look_ahead=look_ahead), iter(documents), refuse
-    )
+    packer = Packer(PackingConfig(row_length=row_length, look_ahead=look_ahead), iter(documents))
     rows = []
     while row := packer.row():
         rows.append(row)
@@ -103,10 +101,6 @@ def test_a_document_longer_than_a_row_is_refused_by_name():
     with pytest.raises(DataError, match="of 41") as caught:
         pack([3, 41], 40)
     assert "row_length" in str(caught.value)
-    refused = []
-    rows, _ = pack([3, 41, 5], 40, refuse=lambda key, error: refused.append((key, error)))
-    assert [key for key, _ in refused] == [1]
-    assert sum(map(len, rows)) == 2
 
 
 @pytest.mark.parametrize("name", ["row_length", "look_ahead"])

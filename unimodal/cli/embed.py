@@ -29,13 +29,14 @@ def run(arguments: argparse.Namespace) -> int:
         )
     import numpy as np
 
-    from unimodal.cli.inputs import read_files
+    from unimodal.cli.inputs import naming, read_files
     from unimodal.runtime import load
     from unimodal.stream import Segment
 
     model = load(arguments.run, arguments.device)
     found = list(read_files(arguments.files, model.vocabulary, arguments.source))
-    vectors = model.embed([Segment(item.modality, item.value) for item in found]).numpy()
+    with naming(found):
+        vectors = model.embed([Segment(item.modality, item.value) for item in found]).numpy()
     names = [item.name for item in found]
     if arguments.out is not None:
         with arguments.out.open("wb") as file:  # np.save would add a suffix to a path

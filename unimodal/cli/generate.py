@@ -35,26 +35,26 @@ def run(arguments: argparse.Namespace) -> int:
     """Generate and write."""
     if arguments.out is not None and not arguments.out.resolve().parent.is_dir():
         raise ConfigError("Its folder does not exist.", subject=str(arguments.out))
-    from unimodal.cli.inputs import read_word
+    from unimodal.cli.inputs import Input, naming, read_word
     from unimodal.runtime import load
     from unimodal.stream import Segment
 
     model = load(arguments.run, arguments.device)
-    given: list[Segment] = []
+    found: list[Input] = []
     if arguments.value is not None:
-        found = read_word(arguments.value, model.vocabulary, arguments.source)
-        given = [Segment(found.modality, found.value)]
-    answer = model.generate(
-        given,
-        to=arguments.to,
-        n=arguments.n,
-        temperature=arguments.temperature,
-        top_k=arguments.top_k,
-        top_p=arguments.top_p,
-        seed=arguments.seed,
-        max_tokens=arguments.max_tokens,
-        task=arguments.task,
-    )
+        found = [read_word(arguments.value, model.vocabulary, arguments.source)]
+    with naming(found):
+        answer = model.generate(
+            [Segment(item.modality, item.value) for item in found],
+            to=arguments.to,
+            n=arguments.n,
+            temperature=arguments.temperature,
+            top_k=arguments.top_k,
+            top_p=arguments.top_p,
+            seed=arguments.seed,
+            max_tokens=arguments.max_tokens,
+            task=arguments.task,
+        )
     modality = model.vocabulary.modality(arguments.to)
     if arguments.out is not None:
         modality.write(answer.value, arguments.out)

@@ -6,6 +6,7 @@ does.
 """
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,18 @@ class Input:
     name: str
     modality: str
     value: Any
+
+
+@contextmanager
+def naming(items: Sequence[Input]) -> Iterator[None]:
+    """An error inside that names nothing names these inputs, or the first of many."""
+    try:
+        yield
+    except UnimodalError as error:
+        if error.subject is None and items:
+            more = f" or another of {len(items)} inputs" if len(items) > 1 else ""
+            error.subject = items[0].name + more
+        raise
 
 
 def read_files(paths: Sequence[str], vocabulary: Vocabulary, given: str | None) -> Iterator[Input]:

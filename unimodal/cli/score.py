@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Score all files."""
-    from unimodal.cli.inputs import read_files
+    from unimodal.cli.inputs import naming, read_files
     from unimodal.runtime import load
     from unimodal.stream import Segment
 
@@ -35,7 +35,8 @@ def run(arguments: argparse.Namespace) -> int:
     rows = []
     for found in read_files(arguments.files, model.vocabulary, arguments.source):
         model.vocabulary.grammar(found.modality)  # what is input only has no likelihood
-        [score] = model.score([Segment(found.modality, found.value)])
+        with naming([found]):
+            [score] = model.score([Segment(found.modality, found.value)])
         modality = model.vocabulary.modality(found.modality)
         bits = score.nats / math.log(2)
         units = modality.raw_units(found.value)

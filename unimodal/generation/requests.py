@@ -8,6 +8,9 @@ from unimodal.constraints import Constraint
 from unimodal.errors import ConfigError, UnimodalError
 from unimodal.stream import Document
 
+MAX_DOCUMENT_POSITIONS = 1 << 17
+"""Longest document that a model reads at once: attention over more takes minutes and gigabytes."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Sampling:

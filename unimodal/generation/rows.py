@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from unimodal.errors import ConfigError, DataError, GrammarError, UnimodalError
-from unimodal.generation.requests import Answer, Request, Written
+from unimodal.generation.requests import MAX_DOCUMENT_POSITIONS, Answer, Request, Written
 from unimodal.generation.sampling import Uniforms
 from unimodal.grammar import CONTROL, Cell, DocumentCursor, SegmentCursor
 from unimodal.model.cache import FIELDS
@@ -268,7 +268,7 @@ class Row:
         if request.prefix is not None:
             return self._continue(given, wanted)
         if given.segments:
-            prompt = encode_document(given, vocabulary, self.stream)
+            prompt = encode_document(given, vocabulary, self.stream, longest=MAX_DOCUMENT_POSITIONS)
         else:
             prompt = _empty(given)
         return prompt, DocumentCursor(grammars, wanted, vocabulary.switch)
@@ -286,7 +286,10 @@ class Row:
         part = Segment(name, self.request.prefix)
         _check_value(part, vocabulary, self.request.document.id or None)
         whole = encode_document(
-            replace(given, segments=(*given.segments, part)), vocabulary, self.stream
+            replace(given, segments=(*given.segments, part)),
+            vocabulary,
+            self.stream,
+            longest=MAX_DOCUMENT_POSITIONS,
         )
         span = whole.spans[-1]
         prompt = _cut(whole, span.stop - 1)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from unimodal.errors import ConfigError
 from unimodal.generation.engine import inference
+from unimodal.generation.requests import MAX_DOCUMENT_POSITIONS
 from unimodal.generation.step import Stepper
 from unimodal.kernels.cross_entropy import linear_nll
 from unimodal.model.cache import Cache, pack
@@ -82,7 +83,7 @@ def score(decoder: Decoder, documents: Sequence[Document]) -> list[Score]:
     Raises:
         UnimodalError: if a document cannot be encoded.
     """
-    encoded = [encode_document(d, decoder.vocabulary, decoder.stream) for d in documents]
+    encoded = [_encoded(decoder, document) for document in documents]
     scores: list[Score | None] = [None] * len(encoded)
     with inference(decoder):
         for places, batch in packed_batches(decoder, encoded):
@@ -133,10 +134,7 @@ def classify(
         stepper = Stepper(decoder)
         for first in range(0, len(documents), max(1, batch_size)):
             part = documents[first : first + max(1, batch_size)]
-            given = [
-                encode_document(replace(d.given(), free=False), decoder.vocabulary, decoder.stream)
-                for d in part
-            ]
+            given = [_encoded(decoder, replace(d.given(), free=False)) for d in part]
             if any(len(document) == 0 for document in given):
                 raise ConfigError(
                     "A document to classify gives nothing.",
@@ -159,7 +157,7 @@ def embed(decoder: Decoder, documents: Sequence[Document]) -> Float[Tensor, "n D
         replace(d, segments=tuple(replace(s, objective="none") for s in d.segments), free=False)
         for d in documents
     ]
-    encoded = [encode_document(d, decoder.vocabulary, decoder.stream) for d in plain]
+    encoded = [_encoded(decoder, document) for document in plain]
     result = torch.zeros(len(encoded), decoder.config.width)
     with inference(decoder):
         for places, batch in packed_batches(decoder, encoded):
@@ -172,6 +170,12 @@ def embed(decoder: Decoder, documents: Sequence[Document]) -> Float[Tensor, "n D
                 result[place] = (states[content] if bool(content.any()) else states).mean(dim=0)
                 start += len(document)
     return result
+
+
+def _encoded(decoder: Decoder, document: Document) -> EncodedDocument:
+    return encode_document(
+        document, decoder.vocabulary, decoder.stream, longest=MAX_DOCUMENT_POSITIONS
+    )
 
 
 def packed_batches(

@@ -113,6 +113,7 @@ def encode_document(
     rng: np.random.Generator | None = None,
     *,
     augment: bool = False,
+    longest: int | None = None,
 ) -> EncodedDocument:
     """Encode a document.
 
@@ -122,12 +123,15 @@ def encode_document(
         config: The clock.
         rng: Draws masks and augmentations; required by `masked` segments and `augment`.
         augment: Apply `Modality.augment`, in training.
+        longest: Refuse more positions than this, before they cost any memory.
 
     Raises:
-        DataError: naming the sample, if a segment has no value or a value does not fit its layout.
+        DataError: naming the sample, if a segment has no value, a value does not fit its layout, or
+            the document is longer than `longest`.
     """
-    pieces = _read(document, vocabulary, rng or np.random.default_rng(0), augment)
+    pieces = _read(document, vocabulary, rng or np.random.default_rng(0), augment, longest)
     extra = 1 if document.free else 0
+    check_length(document, sum(piece.total for piece in pieces) + extra, longest)
     columns = _Columns(sum(piece.total for piece in pieces) + extra, vocabulary.control("pad"))
     start, cursor = 0, 0.0
     for number, piece in enumerate(pieces):
@@ -138,6 +142,17 @@ def encode_document(
     if document.free:
         columns.stop(vocabulary, document, len(pieces), cursor)
     return columns.finish(document, pieces)
+
+
+def check_length(document: Document, positions: int, longest: int | None) -> None:
+    """Raise DataError if a document has more than `longest` positions."""
+    if longest is not None and positions > longest:
+        raise DataError(
+            f"The document has {positions} positions, but may have {longest}.",
+            subject=document.id or None,
+            remedy="Shorten the values (crop, window, resize); in training, "
+            "`packing.row_length` may also be raised.",
+        )
 
 
 def rope_positions(
@@ -196,7 +211,11 @@ class _Piece:
 
 
 def _read(
-    document: Document, vocabulary: Vocabulary, rng: np.random.Generator, augment: bool
+    document: Document,
+    vocabulary: Vocabulary,
+    rng: np.random.Generator,
+    augment: bool,
+    longest: int | None,
 ) -> list[_Piece]:
     pieces: list[_Piece] = []
     for segment in document.segments:
@@ -204,6 +223,8 @@ def _read(
         tokens = _encode(document, segment, modality)
         if augment:
             tokens = modality.augment(tokens, rng)
+        # A frame takes ten times the memory of the ids: a text of millions must not get one.
+        check_length(document, len(tokens), longest)
         is_switch = document.free and bool(pieces) and vocabulary.switch is not None
         pieces.append(_frame(document, segment, modality, tokens, vocabulary, rng, is_switch))
     return pieces

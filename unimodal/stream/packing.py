@@ -6,12 +6,12 @@ waits for ever. Rows at least eight times the median document fill to 98 % and m
 """
 
 from bisect import bisect_right, insort
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from unimodal.errors import ConfigError, DataError
-from unimodal.stream.encoding import EncodedDocument
+from unimodal.errors import ConfigError
+from unimodal.stream.encoding import EncodedDocument, check_length
 
 Key = TypeVar("Key")
 
@@ -38,18 +38,18 @@ class Packer(Generic[Key]):
     Args:
         config: Row length and look-ahead.
         source: Yields (key, document); a key names a document so that it can be made again.
-        refuse: Called with (key, error) for a document longer than a row; the document is dropped.
+
+    Raises:
+        DataError: when a row is asked for, if the next document is longer than one.
     """
 
     def __init__(
         self,
         config: PackingConfig,
         source: Iterator[tuple[Key, EncodedDocument]],
-        refuse: Callable[[Key, DataError], None] | None = None,
     ):
         self.config = config
         self._source = source
-        self._refuse = refuse
         self._waiting: dict[int, tuple[Key, EncodedDocument]] = {}
         self._by_length: list[tuple[int, int]] = []  # (length, -ticket): among equals, oldest last
         self._ticket = 0
@@ -93,17 +93,7 @@ class Packer(Generic[Key]):
             self._push(key, document)
 
     def _push(self, key: Key, document: EncodedDocument) -> None:
-        if len(document) > self.config.row_length:
-            error = DataError(
-                f"The document has {len(document)} positions, but a row holds "
-                f"{self.config.row_length}.",
-                subject=document.document.id or None,
-                remedy="Raise `packing.row_length`, or shorten the values (crop, window, resize).",
-            )
-            if self._refuse is None:
-                raise error
-            self._refuse(key, error)
-            return
+        check_length(document.document, len(document), self.config.row_length)
         self._waiting[self._ticket] = (key, document)
         insort(self._by_length, (len(document), -self._ticket))
         self._ticket += 1

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from unimodal.errors import DataError, UnimodalError
+from unimodal.errors import UnimodalError
 from unimodal.stream import (
     Batch,
     Document,
@@ -65,9 +65,9 @@ class HeldOut:
                 try:
                     record = chosen.source[permuted(k, size, order)]
                     document = chosen.task.document(record, rng)
-                    item = encode_document(document, vocabulary, stream, rng)
-                    if len(item) > packing.row_length:
-                        raise DataError(f"It has {len(item)} positions, more than a row holds.")
+                    item = encode_document(
+                        document, vocabulary, stream, rng, longest=packing.row_length
+                    )
                 except (UnimodalError, OSError) as error:
                     log.warning("Held-out sample %d of task `%s` is left out: %s", k, name, error)
                     continue

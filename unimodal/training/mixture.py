@@ -108,7 +108,7 @@ class Quarantine:
         if self.path is not None and (task, index) not in self._written:
             self._written.add((task, index))
             line = {"task": task, "index": index, "id": sample, "reason": reason}
-            with self.path.open("a", encoding="utf-8") as file:
+            with self.path.open("a", encoding="utf-8", errors="backslashreplace") as file:
                 file.write(json.dumps({**line, "message": str(error)}, ensure_ascii=False) + "\n")
         if len(self.samples) > self.budget:
             counts = ", ".join(f"{n} x {name}" for name, n in self.reasons.most_common())
@@ -161,7 +161,7 @@ class Mixture:
         self._bounds = list(itertools.accumulate(s.weight / total for s in streams.values()))
         self._draws = 0
         self._counts = dict.fromkeys(self._names, 0)
-        self._packer = Packer(packing, self._documents(), self._refuse)
+        self._packer = Packer(packing, self._documents())
 
     def rows(self, count: int) -> list[list[EncodedDocument]]:
         """The next rows."""
@@ -177,7 +177,7 @@ class Mixture:
         self._draws = state.draws
         self._counts = {name: state.counts.get(name, 0) for name in self._names}
         self.quarantine.samples |= set(state.bad)
-        self._packer = Packer(self.packing, self._documents(), self._refuse)
+        self._packer = Packer(self.packing, self._documents())
         self._packer.restore((key, self.document(key)) for key in state.pending)
 
     def record_number(self, key: Key) -> int:
@@ -198,7 +198,14 @@ class Mixture:
         rng = generator(self.seed, _DOCUMENT, key_of(name), k)
         record = chosen.source[self.record_number(key)]
         document = chosen.task.document(record, rng)
-        return encode_document(document, self.vocabulary, self.stream, rng, augment=self.augment)
+        return encode_document(
+            document,
+            self.vocabulary,
+            self.stream,
+            rng,
+            augment=self.augment,
+            longest=self.packing.row_length,
+        )
 
     def _documents(self) -> Iterator[tuple[Key, EncodedDocument]]:
         while True:
@@ -229,9 +236,6 @@ class Mixture:
         except (UnimodalError, OSError):
             sample = sample or str(index)
         self.quarantine.add(key[0], index, sample, error)
-
-    def _refuse(self, key: Key, error: DataError) -> None:
-        self._put_away(key, self.record_number(key), error)
 
     def _check_any_left(self, name: str) -> None:
         size = len(self.streams[name].source)
