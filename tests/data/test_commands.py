@@ -1,13 +1,16 @@
 """The functions behind `unimodal data`: plain, JSON-ready data."""
 
 import json
+import time
 from pathlib import Path
 
 import pytest
 
+from unimodal.cli.main import main
 from unimodal.data.commands import list_data, stats, validate
 from unimodal.data.sources import open_source
 from unimodal.errors import ConfigError, DataError
+from unimodal.testing.bad_inputs import bad_inputs
 
 
 def test_the_list_names_sets_and_recipes_with_licences(
@@ -39,6 +42,31 @@ def test_validate_names_line_rule_and_remedy(tmp_path: Path) -> None:
     path.write_text('{"id": "a", "text": "fine"}\n')
     assert validate(path)["records"] == 1
     json.dumps(result)
+
+
+@pytest.mark.parametrize("kind", ["text", "dna"])
+def test_every_bad_text_and_fasta_file_is_2_and_named(
+    kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for item in bad_inputs(tmp_path, [kind]):
+        bad = item.expect == "error"
+        assert main(["data", "validate", str(item.path), "--json"]) == (2 if bad else 0), item.name
+        printed = capsys.readouterr()
+        assert "Traceback" not in printed.out + printed.err
+        assert item.name in printed.out
+        if bad:
+            [result] = json.loads(printed.out) if printed.out.startswith("[") else [None]
+            found = json.loads(printed.out) if result is None else result["findings"][0]
+            assert found["remedy"], item.name
+
+
+@pytest.mark.soak
+def test_a_line_of_1_gb_is_2_and_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    [line] = [item for item in bad_inputs(tmp_path, ["dna"], huge=True) if "1_gb" in item.name]
+    start = time.monotonic()
+    assert main(["data", "validate", str(line.path)]) == 2
+    assert time.monotonic() - start < 5
+    assert f"{line.path}, line 2" in capsys.readouterr().out
 
 
 def test_unknown_names_and_paths_are_told_apart() -> None:

@@ -1,5 +1,6 @@
 """Plain folders: each kind is told by content, opened, and refused with all its errors."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +87,34 @@ def test_all_errors_of_a_table_come_at_once(tmp_path: Path) -> None:
     result = validate(tmp_path)
     assert sorted(finding["line"] for finding in result["findings"]) == [3, 4, 5, 6, 7, 8]
     assert all(finding["remedy"] for finding in result["findings"])
+
+
+def test_ids_of_a_table_are_unique_and_texts_unicode(tmp_path: Path) -> None:
+    for name in "abcd":
+        sound(tmp_path / f"{name}.wav")
+    rows = [{"file_name": f"{name}.wav", "text": "x", "id": "one"} for name in "ab"]
+    rows += [{"file_name": "c.wav", "text": "\ud800"}, {"file_name": "d.wav", "text": "fine"}]
+    (tmp_path / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    result = validate(tmp_path)
+    assert [finding["id"] for finding in result["findings"]] == ["b.wav", "c.wav"]
+    assert "`id` must be unique" in result["findings"][0]["rule"]
+    assert "Unicode" in result["findings"][1]["rule"]
+
+
+def test_a_damaged_file_stays_in_its_folder(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        picture(tmp_path / "red" / f"{name}.png")
+    (tmp_path / "red" / "empty.png").write_bytes(b"")
+    (tmp_path / "red" / "notes.bin").write_bytes(b"\0")
+    assert set(records(tmp_path)) == {"red/a.png", "red/b.png", "red/empty.png"}
+    texts = tmp_path / "texts"
+    texts.mkdir()
+    (texts / "a.txt").write_text("one")
+    (texts / "nul.txt").write_text("be\0fore")
+    assert {record["text"] for record in records(texts).values()} == {"one", "be\0fore"}
+    (texts / "empty.txt").write_text("")
+    with pytest.raises(FindingsError, match=r"empty\.txt"):
+        open_path(texts)
 
 
 def test_fasta_with_a_held_out_tail(tmp_path: Path) -> None:

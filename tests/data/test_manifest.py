@@ -2,10 +2,13 @@
 
 import json
 import pickle
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+from unimodal.cli.main import main
 from unimodal.data.manifest import (
     MAX_LINE_BYTES,
     FindingsError,
@@ -15,6 +18,7 @@ from unimodal.data.manifest import (
 )
 from unimodal.media.values import FileRef
 
+ROOT = Path(__file__).parents[2]
 KINDS = {"text": "inline", "image": "file"}
 
 
@@ -47,6 +51,11 @@ def write(folder: Path, *lines: object) -> Path:
         ({"id": "a", "image": "nul\0byte"}, "must name a file"),
         ({"id": "a", "text": "x", "facts": {"deep": 1}}, "`facts`"),
         (b'{"id": "a", "text": "\\ud800"}', "Unicode"),
+        (b'{"id": "\\ud800", "text": "x"}', "Unicode"),
+        (b'{"id": "a", "text": "x", "\\ud800": 1}', "Unicode"),
+        (b'{"id": "a", "image": {"path": "\\udcff.png"}}', "Unicode"),
+        (b'{"id": "\\u001b[31m", "text": 5}', "`text` must be a string"),
+        (b'\xef\xbb\xbf{"id": "a", "text": "x"}', "one JSON object"),
         (b'{"id": "a", "text": "x", "text": "y"}', "one JSON object"),
         (b'{"id": "a", "text": "x", "n": NaN}', "one JSON object"),
         (b'{"id": "a", "text": "\xff"}', "UTF-8"),
@@ -55,7 +64,9 @@ def write(folder: Path, *lines: object) -> Path:
         (b"[" * 100_000, "one JSON object"),
     ],
 )
-def test_each_rule_is_named_with_its_line(tmp_path: Path, line: object, rule: str) -> None:
+def test_each_rule_is_named_with_its_line(
+    tmp_path: Path, line: object, rule: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = write(tmp_path, {"id": "good", "text": "fine"}, line, {"id": "last", "text": "fine"})
     findings = validate_manifest(path, kinds=KINDS)
     assert [finding.line for finding in findings] == [2]
@@ -64,6 +75,41 @@ def test_each_rule_is_named_with_its_line(tmp_path: Path, line: object, rule: st
     assert findings[0].value
     with pytest.raises(FindingsError, match="line 2"):
         ManifestSource(path, kinds=KINDS)
+    assert main(["data", "validate", str(path)]) == 2
+    printed = capsys.readouterr()
+    assert f"{path}:2" in printed.out
+    assert rule in printed.out
+    assert "\x1b" not in printed.out
+    assert printed.err == ""
+    printed.out.encode()
+    assert main(["data", "validate", str(path), "--json"]) == 2
+    assert json.loads(capsys.readouterr().out)[0]["findings"][0]["line"] == 2
+
+
+def test_a_byte_order_mark_at_the_start_is_no_fault(tmp_path: Path) -> None:
+    rows = [{"id": f"r{i}", "split": "train", "text": f"é {i}"} for i in range(2)]
+    path = write(tmp_path, *rows)
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert validate_manifest(path, kinds=KINDS) == []
+    assert list(ManifestSource(path, kinds=KINDS)) == rows
+
+
+@pytest.mark.soak
+def test_a_line_of_100_mb_is_refused_within_512_mib(tmp_path: Path) -> None:
+    line = b'{"id": "a", "text": "' + b"x" * 100_000_000 + b'"}'
+    path = write(tmp_path, line, {"id": "b", "text": "x"}, {"id": "b", "text": "x"})
+    script = (
+        "import resource, sys; from unimodal.cli.main import main;"
+        "from unimodal.data.manifest import registered_kinds; registered_kinds();"
+        "size = int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize();"
+        "resource.setrlimit(resource.RLIMIT_AS, (size + 2**29, size + 2**29));"
+        "sys.exit(main(['data', 'validate', sys.argv[1]]))"
+    )
+    command = [sys.executable, "-c", script, str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=ROOT)
+    assert done.returncode == 2, done.stderr
+    assert f"{path}:1" in done.stdout
+    assert f"{path}:3 [b]: `id` must be unique" in done.stdout
 
 
 def test_all_errors_come_at_once(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ Nothing here imports torch: `unimodal --help` answers in half a second. Verbs ar
 
 import argparse
 import importlib
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -70,6 +71,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     is_debug = len(given) < len(words)
     verb = given[0] if given and given[0] in VERBS else ""
     as_json = "--json" in given
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # A name on disk need not be UTF-8: it is shown escaped, as standard error does.
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         code = _dispatch(given)
         sys.stdout.flush()

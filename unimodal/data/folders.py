@@ -15,7 +15,14 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from unimodal.data.manifest import KNOWN_SPLITS, Finding, FindingsError, ManifestSource
+from unimodal.data.manifest import (
+    KNOWN_SPLITS,
+    Finding,
+    FindingsError,
+    ManifestSource,
+    escaped,
+    has_surrogate,
+)
 from unimodal.data.sources import BaseSource, ListSource, Record, Source, check_split, stable_split
 from unimodal.errors import DataError
 
@@ -28,6 +35,10 @@ FIELDS = {"image": "image", "audio": "speech", "video": "video"}
 _IMAGE = {"PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF"}
 _AUDIO = {"WAV", "FLAC", "OGG", "MP3"}
 _VIDEO = {"MP4", "MATROSKA", "AVI"}
+_PROMISES = dict.fromkeys(".png .jpg .jpeg .gif .webp .bmp .tif .tiff".split(), "image")
+_PROMISES |= dict.fromkeys(".wav .flac .ogg .oga .opus .mp3".split(), "audio")
+_PROMISES |= dict.fromkeys(".mp4 .m4v .mov .mkv .webm .avi".split(), "video")
+_PROMISES |= dict.fromkeys((".txt", ".md"), "text")
 _SPLIT_FOLDERS = {"train": "train", "val": "validation", "valid": "validation", "dev": "validation"}
 _SPLIT_FOLDERS |= {"validation": "validation", "test": "test"}
 _METADATA = ("metadata.jsonl", "metadata.csv")
@@ -87,12 +98,13 @@ def detect(path: str | Path) -> Found:
             subject=str(path),
             remedy="Write a `manifest.jsonl` that says which files belong together.",
         )
-    if known:
-        return _detect_media(path, known[0], tuple(media[known[0]]))
-    for kind in ("fasta", "text"):
-        if media.get(kind):
-            why = f"it holds {len(media[kind])} {kind} files"
-            return Found(kind, why, path, tuple(media[kind]))
+    for kind in known or [kind for kind in ("fasta", "text") if media.get(kind)]:
+        # A damaged file is a sample, for the reader to refuse by name, and not a gap.
+        damaged = [f for f in media.get("", ()) if _PROMISES.get(f.suffix.lower()) == kind]
+        whole = tuple(sorted([*media[kind], *damaged]))
+        if known:
+            return _detect_media(path, kind, whole)
+        return Found(kind, f"it holds {len(whole)} {kind} files", path, whole)
     raise DataError(
         f"None of the {len(files)} files is of a known kind.",
         subject=str(path),
@@ -197,6 +209,20 @@ class FileSource(ListSource):
 
 def read_folder(found: Found, field: str | None = None) -> tuple[list[Record], list[Finding]]:
     """The rows of a folder of media or text, files as `Path`, and all its errors."""
+    rows, findings = _read_rows(found, field)
+    for row in rows:
+        for key, value in row.items():
+            if isinstance(value, str) and has_surrogate(value):
+                rule, remedy = "Names and texts must be valid Unicode", "Rename or correct it."
+                place = str(found.path)
+                findings.append(
+                    Finding(None, escaped(row["id"]), rule, f"`{key}` is not", remedy, place)
+                )
+                break
+    return rows, findings
+
+
+def _read_rows(found: Found, field: str | None) -> tuple[list[Record], list[Finding]]:
     key = field or FIELDS.get(found.media, "text")
     if found.kind == "table":
         return _read_table(found, key)
@@ -242,8 +268,10 @@ def _read_table(found: Found, key: str) -> tuple[list[Record], list[Finding]]:
     rows: list[Record] = []
     findings: list[Finding] = []
     seen: dict[str, int] = {}
+    ids: dict[str, int] = {}
     for number, row in _table_rows(found, findings):
         name, text = row.pop("file_name", None), row.get("text")
+        identity = str(row.get("id") or name)
         problem = ""
         if not isinstance(name, str) or not name:
             problem = "`file_name` must be a path, but is missing or empty"
@@ -253,6 +281,8 @@ def _read_table(found: Found, key: str) -> tuple[list[Record], list[Finding]]:
             problem = "`file_name` must be relative and stay inside the folder"
         elif name in seen:
             problem = f"`file_name` must be unique, but line {seen[name]} has it too"
+        elif identity in ids:
+            problem = f"`id` must be unique, but line {ids[identity]} has it too"
         else:
             file = _existing(found, name)
             if file is None:
@@ -267,10 +297,10 @@ def _read_table(found: Found, key: str) -> tuple[list[Record], list[Finding]]:
             )  # fmt: skip
             findings.append(finding)
             continue
-        seen[str(name)] = number
+        seen[str(name)] = ids[identity] = number
         if not row.get("split"):
             row.pop("split", None)
-        rows.append({**row, "id": str(row.get("id") or name), key: file})
+        rows.append({**row, "id": identity, key: file})
     if not rows and not findings:
         rule, remedy = "The table must have rows", "Write one line a file."
         findings.append(Finding(None, None, rule, "it has none", remedy, str(found.path)))
@@ -400,7 +430,7 @@ def _detect_file(path: Path) -> Found:
         return detect(path.parent)
     if path.suffix in (".parquet", ".arrow"):
         return Found("parquet", f"its name ends in `{path.suffix}`", path, (path,))
-    kind = media_kind(path)
+    kind = media_kind(path) or _PROMISES.get(path.suffix.lower(), "")
     if kind in ("fasta", "text"):
         return Found(kind, f"its content is {kind}", path, (path,))
     raise DataError(

@@ -202,13 +202,16 @@ class _Checker:
         self._ids: dict[str, int] = {}
 
     def add(self, line: int | None, id: str | None, rule: str, value: str, remedy: str) -> None:
-        self.findings.append(Finding(line, id, rule, value[:200], remedy, str(self.path)))
+        name = None if id is None else escaped(id)
+        texts = escaped(rule), escaped(value[:200]), escaped(remedy)
+        self.findings.append(Finding(line, name, *texts, str(self.path)))
 
     def line(self, number: int, line: bytes) -> dict[str, Any] | None:
         """The record of a line if it is sound."""
         before = len(self.findings)
         try:
-            text = line.decode("utf-8")
+            # Editors of some systems write a byte order mark at the start of a file.
+            text = line.decode("utf-8-sig" if number == 1 else "utf-8")
         except UnicodeDecodeError as error:
             value = f"byte {error.start + 1} is {line[error.start]:#04x}"
             self.add(number, None, "A line must be UTF-8", value, "Save the file as UTF-8.")
@@ -255,7 +258,8 @@ class _Checker:
             self._field(number, name, field, value)
 
     def _field(self, number: int, name: str | None, field: str, value: Any) -> None:
-        if _has_surrogate(field) or (isinstance(value, str) and _has_surrogate(value)):
+        text = value.get("path") if isinstance(value, dict) else value
+        if has_surrogate(field) or (isinstance(text, str) and has_surrogate(text)):
             rule, remedy = "Text must be valid Unicode", "Remove the unpaired surrogate (\\ud800)."
             self.add(number, name, rule, f"`{field}` is not", remedy)
             return
@@ -310,5 +314,11 @@ def _no_constant(name: str) -> float:
     raise ValueError(f"{name} is not JSON")
 
 
-def _has_surrogate(text: str) -> bool:
+def escaped(text: str) -> str:
+    """`text` as every terminal and file can take it: what does not print is escaped."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def has_surrogate(text: str) -> bool:
+    """Whether it holds half a surrogate pair, which no UTF-8 text can."""
     return any("\ud800" <= character <= "\udfff" for character in text)

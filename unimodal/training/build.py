@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from unimodal.data.sources import Source
-from unimodal.errors import ConfigError, DataError
+from unimodal.errors import ConfigError, DataError, UnimodalError
 from unimodal.media import FileRef
 from unimodal.modality import (
     Modality,
@@ -149,7 +149,11 @@ def _read(found: Any, modality: Modality[Any, Any]) -> Iterable[Any]:
     if found is None:
         return ()
     if isinstance(found, FileRef):
-        return (modality.read(found.path),)
+        try:
+            return (modality.read(found.path),)
+        except (UnimodalError, OSError) as error:
+            log.warning("A sample is left out of fitting: %s", error)
+            return ()
     if isinstance(found, list | tuple) and modality.value_type is str:
         return found
     return (found,)
