@@ -54,7 +54,9 @@ def linear_cross_entropy(
             f"{tuple(loss_weight.shape)}."
         )
     low = _low_precision(hidden)
-    total, nll = _LinearCrossEntropy.apply(hidden, joined, target, loss_weight, z_loss, low)
+    # Asked here: inside the function, gradients are wanted whether or not anybody records them.
+    want = torch.is_grad_enabled() and (hidden.requires_grad or joined.requires_grad)
+    total, nll = _LinearCrossEntropy.apply(hidden, joined, target, loss_weight, z_loss, low, want)
     return total, nll
 
 
@@ -89,8 +91,8 @@ class _LinearCrossEntropy(torch.autograd.Function):
         loss_weight: Tensor,
         z_loss: float,
         low_precision: bool,
+        want: bool,
     ) -> tuple[Tensor, Tensor]:
-        want = ctx.needs_input_grad[0] or ctx.needs_input_grad[1]
         total, nll, grad_hidden, grad_weight = torch.ops.unimodal.linear_cross_entropy(
             hidden, weight, target, loss_weight, z_loss, low_precision, want
         )
@@ -102,7 +104,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         grad_hidden, grad_weight = ctx.saved_tensors
         scale = grads[0]
-        return grad_hidden * scale, grad_weight * scale, None, None, None, None
+        return grad_hidden * scale, grad_weight * scale, None, None, None, None, None
 
 
 def _join(weight: Tensor | Sequence[Tensor]) -> Tensor:

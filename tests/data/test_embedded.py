@@ -146,9 +146,11 @@ def test_the_genome_is_whole_and_its_tail_held_out() -> None:
     assert test[0]["start"] == 4_938_920 - 493_892
     last = parts["validation"][-1]
     assert last["start"] + len(last["dna"]) == test[0]["start"]
-    both = open_source("embedded/e_coli", "test", strands="both")
+    assert len(open_source("embedded/e_coli", "test", strands="both")) == len(test)
+    train = open_source("embedded/e_coli", "train")
+    both = open_source("embedded/e_coli", "train", strands="both")
     forward, backward = both[10], both[11]
     flipped = reverse_complement(np.frombuffer(forward["dna"].encode(), np.uint8)).tobytes()
     assert (forward["strand"], backward["strand"]) == ("+", "-")
     assert flipped.decode() == backward["dna"]
-    assert len(both) == 2 * len(test)
+    assert len(both) == 2 * len(train)

@@ -1,6 +1,7 @@
 """The torchaudio adapter: right resampling, seeded masks, clear errors, no harm to transformers."""
 
 import sys
+import threading
 
 import numpy as np
 import pytest
@@ -69,6 +70,26 @@ def test_masks_follow_the_seed_and_leave_torchs_generator_alone() -> None:
     assert torch.equal(torch.random.get_rng_state(), before)
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
+
+
+@needs_torchaudio
+def test_masks_do_not_depend_on_what_other_threads_draw() -> None:
+    features = torch.randn(60, 80)
+    expected = adapter.spec_augment(features, np.random.default_rng(0))
+    done = threading.Event()
+
+    def disturb() -> None:
+        while not done.is_set():
+            torch.manual_seed(7)
+
+    other = threading.Thread(target=disturb)
+    other.start()
+    try:
+        masks = [adapter.spec_augment(features, np.random.default_rng(0)) for _ in range(300)]
+    finally:
+        done.set()
+        other.join()
+    assert all(torch.equal(mask, expected) for mask in masks)
 
 
 @needs_torchaudio

@@ -43,8 +43,9 @@ def split_range(number: int, split: str, *, test: float, validation: float) -> t
 class GenomeWindows(BaseSource):
     """Windows of one or more sequences; record: `{"id", "dna", "start", "strand", "sequence"}`.
 
-    The windows of a split cover it wholly: the last one of a sequence may be shorter. No window
-    crosses a split's border.
+    The windows of a split cover it wholly unless `stride` exceeds `window`; the last one of a
+    sequence may be shorter. No window crosses a split's border. What is held out is read forward:
+    the other strand of a held-out base is not another held-out base.
 
     Args:
         sequences: Names to uint8 arrays of letters.
@@ -52,7 +53,7 @@ class GenomeWindows(BaseSource):
         window: Bases a window, at least 1.
         stride: Bases from one window's start to the next; `window` by default.
         strands: `forward`; `random` (each window's strand drawn by a hash of `seed` and its
-            index: an augmentation); or `both` (every window twice).
+            index: an augmentation); or `both` (every window twice). Of training windows only.
         test_fraction: Share of each sequence's end that is held out.
         validation_fraction: Share before it that is `validation`.
         seed: For `strands="random"`.
@@ -90,7 +91,8 @@ class GenomeWindows(BaseSource):
                 "`test_fraction` and `validation_fraction` must be at least 0 and at most 1 "
                 f"together, but are {test_fraction} and {validation_fraction}."
             )
-        self.window, self.stride, self.strands, self.seed = window, stride, strands, seed
+        self.window, self.stride, self.seed = window, stride, seed
+        self.strands = strands if split == "train" else "forward"
         self._sequences = dict(sequences)
         self._parts = [
             (

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from unimodal.errors import BackendUnavailableError, ConfigError
 from unimodal.media.values import MAX_SAMPLE_RATE_HZ, MIN_SAMPLE_RATE_HZ, Audio
@@ -145,13 +146,31 @@ def spec_augment(
     mask = load().functional.mask_along_axis
     fill = float(features.mean())
     masked = features.T.clone()[None]
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(int(rng.integers(2**63)))
+    with _OwnGenerator(int(rng.integers(2**63))):
         for _ in range(num_frequency_masks):
             masked = mask(masked, min(max_frequency_bands, masked.shape[1]), fill, 1)
         for _ in range(num_time_masks):
             masked = mask(masked, min(max_time_frames, len(features)), fill, 2, p=max_time_share)
     return masked[0].T.contiguous()
+
+
+class _OwnGenerator(TorchFunctionMode):
+    """Random numbers of this thread from a generator of its own.
+
+    torchaudio draws from torch's global generator, which belongs to whoever else runs: dropout in
+    the main thread would change the masks, and the masks the dropout.
+    """
+
+    def __init__(self, seed: int):
+        super().__init__()
+        self.generator = torch.Generator().manual_seed(seed)
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Call `func`; one that draws uniform numbers gets the generator."""
+        drawn = {"generator": self.generator} if func is torch.rand else {}
+        return func(*args, **(kwargs or {}), **drawn)
 
 
 def _ratio(from_hz: int, to_hz: int) -> Fraction:
