@@ -1,6 +1,7 @@
 """The functions behind `unimodal data`: plain, JSON-ready data."""
 
 import json
+import os
 import time
 from pathlib import Path
 
@@ -74,3 +75,17 @@ def test_unknown_names_and_paths_are_told_apart() -> None:
         open_source("embedded/emojis")
     with pytest.raises(DataError, match="path does not exist"):
         open_source("./nowhere")
+
+
+def test_a_name_that_is_not_utf8_is_shown_escaped(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / os.fsdecode(b"caf\xe9.jsonl")
+    try:
+        path.write_text('{"id": "a", "text": 3}\n')
+    except (OSError, UnicodeError):
+        pytest.skip("this file system takes only UTF-8 names")
+    assert main(["data", "validate", str(path)]) == 2
+    assert "caf\\udce9.jsonl:1" in capsys.readouterr().out
+    assert main(["data", "validate", str(path), "--json"]) == 2
+    assert json.loads(capsys.readouterr().out)[0]["path"] == str(path)

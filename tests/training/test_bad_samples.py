@@ -288,5 +288,33 @@ def test_a_bad_text_does_not_end_the_fitting_of_a_tokenizer(tmp_path: Path) -> N
     assert len(found["arrived"]) == 8
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("protein.fa", ">one\nMKTAYIAKQRQISFVKSHFSRQ\n", ("protein.fa, record 1", "protein.")),
+        ("one.jsonl", '{"id": "a", "dna": "ACGT"}\n', ("`window` is no option of a manifest",)),
+    ],
+)
+def test_data_that_is_checked_at_opening_stops_a_training_before_it_begins(
+    tmp_path: Path, name: str, content: str, words: tuple[str, ...]
+) -> None:
+    (tmp_path / name).write_text(content)
+    command = [sys.executable, "-m", "unimodal.cli.main", "train", "experiment=dna", "device=cpu"]
+    done = subprocess.run(
+        [*command, f"data.path={tmp_path / name}", f"run_dir={tmp_path / 'run'}"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stderr
+    message = " ".join(done.stderr.split())
+    for word in words:
+        assert word in message
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
 if __name__ == "__main__":
     work(Path(sys.argv[1]))

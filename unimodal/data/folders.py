@@ -8,6 +8,7 @@ Manifests, FASTA windows and tables have modules of their own.
 """
 
 import csv
+import inspect
 import io
 import json
 from collections.abc import Sequence
@@ -167,19 +168,20 @@ def open_path(path: str | Path, *, split: str = "train", **options: Any) -> Sour
     check_split(split, KNOWN_SPLITS, str(path))
     found = detect(path)
     if found.kind == "manifest":
+        _check_options(found.kind, options, ManifestSource)
         return ManifestSource(found.path, split, **options)
     if found.kind == "fasta":
         return _open_fasta(found, split, options)
     if found.kind == "parquet":
         from unimodal.data.parquet import ParquetSource
 
+        _check_options(found.kind, options, ParquetSource)
         return ParquetSource(found.files, split, name=str(path), **options)
     rows, findings = read_folder(found, field=options.pop("field", None))
     if findings:
         raise FindingsError(found.path, findings)
     fraction = options.pop("validation_fraction", 0.05)
-    if options:
-        raise DataError(f"`{sorted(options)[0]}` is no option of a {found.kind} data set.")
+    _check_options(found.kind, options, None)
     explicit = any("split" in row for row in rows)
     own = [
         row
@@ -192,6 +194,16 @@ def open_path(path: str | Path, *, split: str = "train", **options: Any) -> Sour
         == split
     ]
     return FileSource(own, name=str(path), split=split)
+
+
+def _check_options(kind: str, options: dict[str, Any], taker: type | None) -> None:
+    """Raise DataError on an option that the source of this kind does not take."""
+    known = [] if taker is None else list(inspect.signature(taker).parameters)
+    for name in sorted(set(options) - set(known)):
+        raise DataError(
+            f"`{name}` is no option of a {kind} data set.",
+            remedy=f"Take it out of `data.options`. Known: {', '.join(known) or 'none'}.",
+        )
 
 
 class FileSource(ListSource):
@@ -405,6 +417,7 @@ def _open_fasta(found: Found, split: str, options: dict[str, Any]) -> BaseSource
     from unimodal.data.genome import GenomeWindows
     from unimodal.media import read_fasta
 
+    _check_options(found.kind, options, GenomeWindows)
     sequences: dict[str, Any] = {}
     for file in found.files:
         for number, record in enumerate(read_fasta(file), start=1):
