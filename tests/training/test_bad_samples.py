@@ -292,7 +292,7 @@ def test_a_bad_text_does_not_end_the_fitting_of_a_tokenizer(tmp_path: Path) -> N
     ("name", "content", "words"),
     [
         ("protein.fa", ">one\nMKTAYIAKQRQISFVKSHFSRQ\n", ("protein.fa, record 1", "protein.")),
-        ("one.jsonl", '{"id": "a", "dna": "ACGT"}\n', ("`window` is no option of a manifest",)),
+        ("one.jsonl", '{"id": "a", "dna": "ACGT"}\n', ("`strands` is no option of a manifest",)),
     ],
 )
 def test_data_that_is_checked_at_opening_stops_a_training_before_it_begins(
