@@ -15,6 +15,7 @@ Not here: FASTA files (`unimodal.media.fasta`), which strand to read (a task's c
 """
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -178,6 +179,11 @@ class Dna(Modality[str, DnaConfig]):
                 remedy="Split the file, or prepare it as a data set.",
             )
         return record.bases
+
+    def read_all(self, path: Path) -> Iterator[tuple[str, str]]:
+        """Every record of a FASTA file, by its id."""
+        for record in read_fasta(path):
+            yield record.id, record.bases
 
     def write(self, value: str, path: Path) -> None:
         """A FASTA file with one record."""

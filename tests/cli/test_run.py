@@ -1,6 +1,7 @@
 """The verbs that take a run, on a small untrained model of five modalities."""
 
 import csv
+import gzip
 import io
 import json
 import shutil
@@ -116,6 +117,41 @@ def test_scores_are_a_table_with_a_row_a_record(
         each = float(row["bits"]) / float(row["raw_units"])
         assert float(row["bits_per_raw_unit"]) == pytest.approx(each, rel=1e-4)
     assert unimodal("score", folder, files["a.fa"]).out.splitlines()[0].startswith("name\t")
+
+
+def test_a_bad_file_costs_itself_alone(
+    unimodal: Run, folder: Path, files: dict[str, Path], tmp_path: Path
+) -> None:
+    words = (files["a.fa"], tmp_path / "nowhere.fa", files["a.txt"])
+    scored = unimodal("score", folder, *words)
+    assert scored.code == 2
+    assert len(scored.out.splitlines()) == 1 + 3
+    assert "nowhere.fa: There is no such file" in scored.err
+    found = unimodal("embed", folder, *words, "--json")
+    assert found.code == 2
+    assert len(found.json["vectors"]) == 3
+    assert [e["subject"] for e in found.json["errors"]] == [str(tmp_path / "nowhere.fa")]
+    heard = unimodal("transcribe", folder, tmp_path / "no.wav", files["a.wav"], "--max-tokens", 4)
+    assert heard.code == 2
+    assert str(files["a.wav"]) in heard.out
+    assert unimodal("embed", folder, files["a.fa"], "--out", tmp_path / "no" / "x.npy").code == 2
+
+
+def test_a_gzipped_genome_is_scored_by_record_and_in_windows(
+    unimodal: Run, folder: Path, tmp_path: Path
+) -> None:
+    packed = tmp_path / "genome.bin"  # content decides, not the name
+    packed.write_bytes(gzip.compress(b">one\n" + b"ACGTTGCA" * 4 + b"\n>two\nGGGG\n"))
+    argv = ("score", folder, packed, "--from", "dna", "--json")
+    whole = unimodal(*argv).json["scores"]
+    pieces = unimodal(*argv, "--window", 8).json["scores"]
+    assert [row["raw_units"] for row in whole] == [row["raw_units"] for row in pieces] == [32, 4]
+    assert whole[0]["bits"] != pytest.approx(pieces[0]["bits"])
+    assert whole[1]["bits"] == pytest.approx(pieces[1]["bits"])
+    alone = tmp_path / "alone.fa"
+    alone.write_text(">one\nACGTTGCA\n")
+    bits = unimodal("score", folder, alone, "--json").json["scores"][0]["bits"]
+    assert pieces[0]["bits"] == pytest.approx(4 * bits, rel=1e-4)
 
 
 def test_what_is_input_only_has_no_likelihood(
@@ -236,9 +272,10 @@ def test_the_corpus_of_bad_files_costs_one_message_each(
             continue
         done = unimodal("embed", folder, case.path, "--from", names[case.kind], "--json")
         assert done.code == 2, case.name
-        assert done.json["error"] == ("DataError" if is_long else "MediaError"), case.name
-        assert done.json["subject"].startswith(str(case.path)), case.name
-        assert done.json["remedy"], case.name
+        found = done.json.get("errors", [done.json])[0]  # records before a bad one are not lost
+        assert found["error"] == ("DataError" if is_long else "MediaError"), case.name
+        assert found["subject"].startswith(str(case.path)), case.name
+        assert found["remedy"], case.name
 
 
 def test_a_changed_checkpoint_is_refused(unimodal: Run, folder: Path, tmp_path: Path) -> None:

@@ -29,22 +29,30 @@ def run(arguments: argparse.Namespace) -> int:
         )
     import numpy as np
 
-    from unimodal.cli.inputs import naming, read_files
+    from unimodal.cli.inputs import Failures, check_out, read_files
     from unimodal.runtime import load
     from unimodal.stream import Segment
 
+    check_out(arguments.out)
     model = load(arguments.run, arguments.device)
-    found = list(read_files(arguments.files, model.vocabulary, arguments.source))
-    with naming(found):
-        vectors = model.embed([Segment(item.modality, item.value) for item in found]).numpy()
-    names = [item.name for item in found]
+    failures = Failures()
+    names, rows = [], []
+    for found in read_files(arguments.files, model.vocabulary, arguments.source, failures):
+        with failures.of(found.name):
+            rows.append(model.embed([Segment(found.modality, found.value)])[0].numpy())
+            names.append(found.name)
+    code = failures.finish(len(rows))
+    if not rows:
+        return code
+    vectors = np.stack(rows)
     if arguments.out is not None:
         with arguments.out.open("wb") as file:  # np.save would add a suffix to a path
             np.save(file, vectors.astype(np.float32), allow_pickle=False)
     if arguments.json:
         file_name = str(arguments.out) if arguments.out is not None else None
         facts = {"names": names, "shape": list(vectors.shape), "file": file_name}
+        facts["errors"] = failures.as_dicts()
         print_json(facts if arguments.out is not None else facts | {"vectors": vectors.tolist()})
     else:
         print(f"{arguments.out}: {vectors.shape[0]} x {vectors.shape[1]}")
-    return 0
+    return code

@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from unimodal.cli.console import report_error
 from unimodal.errors import ConfigError, MediaError, UnimodalError
 from unimodal.vocabulary import Vocabulary
 
 CATCH_ALL = "text"
 """The modality that reads any UTF-8 file."""
-FASTA_SUFFIXES = (".fa", ".fasta", ".fna", ".ffn", ".faa")
 
 
 @dataclass(frozen=True)
@@ -46,21 +46,88 @@ def naming(items: Sequence[Input]) -> Iterator[None]:
         raise
 
 
-def read_files(paths: Sequence[str], vocabulary: Vocabulary, given: str | None) -> Iterator[Input]:
-    """The values of files; a FASTA file gives one a record.
+class Failures:
+    """Errors that cost one input each."""
+
+    def __init__(self) -> None:
+        self.errors: list[UnimodalError] = []
+
+    @contextmanager
+    def of(self, name: str) -> Iterator[None]:
+        """An error inside is kept, by this name if it has none, and goes no further."""
+        try:
+            yield
+        except UnimodalError as error:
+            error.subject = error.subject or name
+            self.errors.append(error)
+
+    def finish(self, done: int) -> int:
+        """Show the errors; the exit code of the command.
+
+        Args:
+            done: Inputs that went well.
+
+        Raises:
+            UnimodalError: the only error, if nothing went well.
+        """
+        if not done and len(self.errors) == 1:
+            raise self.errors[0]
+        for error in self.errors:
+            report_error(error, as_json=False)
+        return self.errors[0].exit_code if self.errors else 0
+
+    def as_dicts(self) -> list[dict[str, Any]]:
+        """The errors as plain values."""
+        return [error.as_dict() for error in self.errors]
+
+
+def read_files(
+    paths: Sequence[str], vocabulary: Vocabulary, given: str | None, failures: Failures
+) -> Iterator[Input]:
+    """The values of files; one with several records gives each. A bad file costs itself."""
+    for word in paths:
+        with failures.of(word):
+            yield from read_file(word, vocabulary, given)
+
+
+def read_file(word: str, vocabulary: Vocabulary, given: str | None) -> Iterator[Input]:
+    """The values of one file.
 
     Raises:
-        MediaError: if a file cannot be read by the modality, or by any.
+        MediaError: if it cannot be read by the modality, or by any.
         ConfigError: if several modalities read it, and none was named.
     """
-    for word in paths:
-        path = Path(word)
-        if not path.is_file():
-            what = "This is a folder, not a file." if path.is_dir() else "There is no such file."
-            raise MediaError(what, subject=word, remedy="Check the path.")
-        name = given or sniff(path, vocabulary)
-        vocabulary.modality(name)
-        yield from _values(path, name, vocabulary)
+    path = check_file(word)
+    name = given or sniff(path, vocabulary)
+    for record, value in vocabulary.modality(name).read_all(path):
+        yield Input(f"{path}:{record}" if record else str(path), name, value)
+
+
+def check_file(word: str) -> Path:
+    """The path of a file that is there.
+
+    Raises:
+        MediaError: if there is none.
+    """
+    path = Path(word)
+    if not path.is_file():
+        what = "This is a folder, not a file." if path.is_dir() else "There is no such file."
+        raise MediaError(what, subject=word, remedy="Check the path.")
+    return path
+
+
+def check_out(path: Path | None) -> None:
+    """See to it that a file can be written, before there is something to lose.
+
+    Raises:
+        ConfigError: if its folder does not exist.
+    """
+    if path is not None and not path.parent.is_dir():
+        raise ConfigError(
+            "The folder of the output does not exist.",
+            subject=str(path),
+            remedy=f"Make it first: mkdir -p {path.parent}",
+        )
 
 
 def read_word(word: str, vocabulary: Vocabulary, given: str | None) -> Input:
@@ -70,7 +137,7 @@ def read_word(word: str, vocabulary: Vocabulary, given: str | None) -> Input:
         MediaError: if it is no file, and the modality takes no strings.
     """
     if _is_file(word):
-        return next(iter(read_files([word], vocabulary, given)))
+        return next(read_file(word, vocabulary, given))
     name = given or _of_strings(vocabulary, word)
     if vocabulary.modality(name).value_type is not str:
         raise MediaError(
@@ -92,7 +159,7 @@ def sniff(path: Path, vocabulary: Vocabulary) -> str:
     refused: dict[str, UnimodalError] = {}
     for name in vocabulary.modalities:
         try:
-            next(iter(_values(path, name, vocabulary)))
+            next(vocabulary.modality(name).read_all(path))
             able.append(name)
         except UnimodalError as error:
             refused[name] = error
@@ -113,17 +180,6 @@ def sniff(path: Path, vocabulary: Vocabulary) -> str:
         subject=str(path),
         remedy="Name the modality with --from to see its reason alone.",
     )
-
-
-def _values(path: Path, name: str, vocabulary: Vocabulary) -> Iterator[Input]:
-    modality = vocabulary.modality(name)
-    if modality.raw_unit == "base" and path.suffix.lower() in FASTA_SUFFIXES:
-        from unimodal.media import read_fasta
-
-        for record in read_fasta(path):
-            yield Input(f"{path}:{record.id}", name, record.bases)
-        return
-    yield Input(str(path), name, modality.read(path))
 
 
 def _is_file(word: str) -> bool:

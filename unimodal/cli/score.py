@@ -5,10 +5,15 @@ import csv
 import io
 import math
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from unimodal.cli.console import print_json
 from unimodal.cli.options import add_compute_options, add_run
+from unimodal.errors import ConfigError
+
+if TYPE_CHECKING:
+    from unimodal.cli.inputs import Input
+    from unimodal.runtime import Model
 
 ABOUT = "Measure how many bits each file costs the model: less is more expected."
 COLUMNS = ("name", "modality", "bits", "raw_units", "raw_unit", "bits_per_raw_unit")
@@ -21,36 +26,57 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "files", nargs="+", metavar="FILE", help="a FASTA file gives a row a record"
     )
     parser.add_argument("--from", dest="source", metavar="NAME", help="modality of the files")
+    parser.add_argument(
+        "--window",
+        type=int,
+        metavar="N",
+        help="score strings in pieces of N letters; by default whole",
+    )
     parser.add_argument("--out", type=Path, metavar="FILE", help="write a TSV file")
     add_compute_options(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Score all files."""
-    from unimodal.cli.inputs import naming, read_files
+    if arguments.window is not None and arguments.window < 1:
+        raise ConfigError(f"`--window` must be at least 1, but is {arguments.window}.")
+    from unimodal.cli.inputs import Failures, check_out, read_files
     from unimodal.runtime import load
-    from unimodal.stream import Segment
 
+    check_out(arguments.out)
     model = load(arguments.run, arguments.device)
+    failures = Failures()
     rows = []
-    for found in read_files(arguments.files, model.vocabulary, arguments.source):
-        model.vocabulary.grammar(found.modality)  # what is input only has no likelihood
-        with naming([found]):
-            [score] = model.score([Segment(found.modality, found.value)])
-        modality = model.vocabulary.modality(found.modality)
-        bits = score.nats / math.log(2)
-        units = modality.raw_units(found.value)
-        each = bits / units if units and modality.is_lossless else None
-        rows.append((found.name, found.modality, bits, units, modality.raw_unit, each))
-    if arguments.out is not None:
+    for found in read_files(arguments.files, model.vocabulary, arguments.source, failures):
+        with failures.of(found.name):
+            rows.append(_row(model, found, arguments.window))
+    code = failures.finish(len(rows))
+    if arguments.out is not None and rows:
         arguments.out.write_text(_table(rows), encoding="utf-8")
     if arguments.json:
-        print_json([dict(zip(COLUMNS, row, strict=True)) for row in rows])
+        scores = [dict(zip(COLUMNS, row, strict=True)) for row in rows]
+        print_json({"scores": scores, "errors": failures.as_dicts()})
     elif arguments.out is None:
         print(_table(rows), end="")
-    else:
+    elif rows:
         print(arguments.out)
-    return 0
+    return code
+
+
+def _row(model: "Model", found: "Input", window: int | None) -> tuple[Any, ...]:
+    """The row of one value."""
+    from unimodal.stream import Segment
+
+    model.vocabulary.grammar(found.modality)  # what is input only has no likelihood
+    modality = model.vocabulary.modality(found.modality)
+    pieces = [found.value]
+    if window is not None and isinstance(found.value, str):
+        pieces = [found.value[i : i + window] for i in range(0, len(found.value), window)]
+    scores = [model.score([Segment(found.modality, piece)])[0] for piece in pieces]
+    bits = sum(score.nats for score in scores) / math.log(2)
+    units = modality.raw_units(found.value)
+    each = bits / units if units and modality.is_lossless else None
+    return (found.name, found.modality, bits, units, modality.raw_unit, each)
 
 
 def _table(rows: list[tuple[Any, ...]]) -> str:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from unimodal.cli.console import print_json
 from unimodal.cli.options import add_compute_options
-from unimodal.errors import ConfigError, MediaError
+from unimodal.errors import ConfigError
 
 if TYPE_CHECKING:
     from unimodal.runtime import Transcript
@@ -59,25 +59,26 @@ def run(arguments: argparse.Namespace) -> int:
         raise ConfigError("There is no file to transcribe.", remedy="Name files after the run.")
     if arguments.format == "all" and arguments.folder is None:
         raise ConfigError("The format `all` needs a folder.", remedy="Give --output_dir FOLDER.")
-    for file in files:
-        if not Path(file).is_file():
-            raise MediaError("There is no such file.", subject=file, remedy="Check the path.")
+    from unimodal.cli.inputs import Failures, check_file
     from unimodal.runtime import load
 
     model = load(model_name, arguments.device)
+    failures = Failures()
     results = []
     for file in files:
-        transcript = model.transcribe(
-            file,
-            window_seconds=arguments.window,
-            max_tokens=arguments.max_tokens,
-            temperature=arguments.temperature,
-        )
-        results.append({"file": file, **as_dict(transcript)})
-        _give(transcript, Path(file), arguments, len(files) > 1)
+        with failures.of(file):
+            transcript = model.transcribe(
+                check_file(file),
+                window_seconds=arguments.window,
+                max_tokens=arguments.max_tokens,
+                temperature=arguments.temperature,
+            )
+            results.append({"file": file, **as_dict(transcript)})
+            _give(transcript, Path(file), arguments, len(files) > 1)
+    code = failures.finish(len(results))
     if arguments.json:
-        print_json(results)
-    return 0
+        print_json({"transcripts": results, "errors": failures.as_dicts()})
+    return code
 
 
 def as_dict(transcript: "Transcript") -> dict[str, object]:
