@@ -42,10 +42,8 @@ def run(arguments: argparse.Namespace) -> int:
             rows.append(model.embed([Segment(found.modality, found.value)])[0].numpy())
             names.append(found.name)
     code = failures.finish(len(rows))
-    if not rows:
-        return code
-    vectors = np.stack(rows)
-    if arguments.out is not None:
+    vectors = np.stack(rows) if rows else np.empty((0, model.decoder.config.width))
+    if arguments.out is not None and rows:
         with arguments.out.open("wb") as file:  # np.save would add a suffix to a path
             np.save(file, vectors.astype(np.float32), allow_pickle=False)
     if arguments.json:
