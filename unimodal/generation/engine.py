@@ -2,7 +2,7 @@
 
 A step feeds the last tokens of all rows, groups the rows by the head set of their next id, and
 draws. Runs of steps in which every row stays inside a segment and may draw its whole head set are
-planned ahead (positions, rotary tables) and need no work a row. Forced ids are fed together with
+planned ahead (positions, rotations) and need no work a row. Forced ids are fed together with
 the drawn one before them. Finished rows leave the batch.
 
 Not here: the arithmetic of a step (`step`), what may follow (`rows`), random numbers (`sampling`).
@@ -46,10 +46,14 @@ def inference(decoder: Decoder) -> Iterator[None]:
 
 
 def generate(
-    decoder: Decoder, requests: Sequence[Request], *, batch_size: int = 16
+    decoder: Decoder,
+    requests: Sequence[Request],
+    *,
+    batch_size: int = 16,
+    dtype: str = "float32",
 ) -> list[Answer]:
-    """Answer requests; see `Engine.generate`."""
-    return Engine(decoder).generate(requests, batch_size=batch_size)
+    """Answer requests; see `Engine`."""
+    return Engine(decoder, dtype).generate(requests, batch_size=batch_size)
 
 
 class Engine:
@@ -57,13 +61,19 @@ class Engine:
 
     Args:
         decoder: The model; its weights are copied in a layout for decoding.
+        dtype: In which the copied matrices are multiplied. `float32` is exact: answers do not
+            depend on what else is in the batch. `bfloat16` is faster for many requests at once,
+            `int8` (weights alone; bfloat16 for more than one token at a time) for one.
+
+    Raises:
+        ConfigError: if the dtype is not offered.
     """
 
-    def __init__(self, decoder: Decoder):
+    def __init__(self, decoder: Decoder, dtype: str = "float32"):
         self.decoder = decoder
         self.vocabulary = decoder.vocabulary
         with inference(decoder):
-            self.stepper = Stepper(decoder)
+            self.stepper = Stepper(decoder, dtype)
 
     def generate(self, requests: Sequence[Request], *, batch_size: int = 16) -> list[Answer]:
         """Answer requests.
@@ -141,7 +151,7 @@ class _Batch:
         plans = [row.plan(count) for row in self.rows]
         position = np.stack([plan[0] for plan in plans], axis=1)
         packed = torch.from_numpy(np.stack([plan[1] for plan in plans], axis=1)).to(self.device)
-        cos, sin = self.stepper.tables(torch.from_numpy(position).to(self.device))
+        turns = self.stepper.tables(torch.from_numpy(position).to(self.device))
         uniform = self._uniform(count)
         end = self.engine.vocabulary.control("end")
         tokens: list[list[int]] = []
@@ -158,7 +168,7 @@ class _Batch:
             tokens.append(listed)
             logprobs.append(scores_listed)
             self.hidden = self.stepper.step(
-                ids[:, None], (cos[i][:, None], sin[i][:, None]), packed[i][:, None], self.cache
+                ids[:, None], turns[i][:, None], packed[i][:, None], self.cache
             )
         for n, row in enumerate(self.rows):
             row.commit([t[n] for t in tokens], [s[n] for s in logprobs], plans[n][0])

@@ -1,10 +1,11 @@
 """The lean decode step: one token a row through all layers with as few operations as possible.
 
 It computes what `Decoder.extend` computes (tests hold the two equal), from its own copies of the
-weights: norms folded into the matrices behind them, heads joined. The residual stream is kept
-features first, (D, M) for M tokens, which makes the products with few tokens a quarter faster on a
-CPU. Everything is float32, whatever the model was trained in. Also here: prefill of whole prompts,
-packed into one row, which fills a cache.
+weights: norms folded into the matrices behind them, heads joined, the two features that RoPE turns
+together side by side, so that a rotation is one complex product. Norms, rotations, residual stream
+and logits are float32, whatever the model was trained in; matrices, and the cache with them, are of
+the precision that is asked for. Also here: prefill of whole prompts, packed into one row, which
+fills a cache.
 
 Not here: which id follows (`engine`, `rows`), random numbers (`sampling`).
 """
@@ -12,14 +13,14 @@ Not here: which id follows (`engine`, `rows`), random numbers (`sampling`).
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Complex, Float, Int
 from torch import Tensor
 
 from unimodal.blocks import Block
+from unimodal.generation.matrices import Matrix, matrix_class
 from unimodal.kernels.attention import attend_cached
 from unimodal.kernels.qk_prologue import rope_tables
 from unimodal.model.cache import Cache, LayerCache, pack, unpack
@@ -27,46 +28,16 @@ from unimodal.model.decoder import Decoder
 from unimodal.patterns import Pattern, visible
 from unimodal.stream import EncodedDocument, collate
 
-Tables = tuple[Tensor, Tensor]
-"""Cosines and signed sines, (..., 1, H), float32."""
-
-
-class _Matrix:
-    """A matrix that multiplies tokens laid out features first.
-
-    Args:
-        weight: (outputs, inputs).
-    """
-
-    def __init__(self, weight: Float[Tensor, "O I"]):
-        self.weight = weight.contiguous()
-
-    @cached_property
-    def turned(self) -> Float[Tensor, "I O"]:
-        """The transposed copy, with which one token is a fifth faster."""
-        return self.weight.t().contiguous()
-
-    def __call__(self, x: Float[Tensor, "I M"]) -> Float[Tensor, "O M"]:
-        if x.shape[1] == 1:
-            return torch.mm(x.t(), self.turned).t()
-        return torch.mm(self.weight, x)
-
-    def add(self, total: Float[Tensor, "O M"], x: Float[Tensor, "I M"]) -> Float[Tensor, "O M"]:
-        """total + the product."""
-        if x.shape[1] == 1:
-            return torch.addmm(total.t(), x.t(), self.turned).t()
-        return torch.addmm(total, self.weight, x)
-
 
 @dataclass(frozen=True)
 class _Layer:
     """Weights of one block."""
 
-    qkv: _Matrix
+    qkv: Matrix
     qk_weight: Tensor | None
-    out: _Matrix
-    gate_up: _Matrix
-    down: _Matrix
+    out: Matrix
+    gate_up: Matrix
+    down: Matrix
 
 
 @dataclass(frozen=True)
@@ -74,12 +45,12 @@ class Head:
     """A head set, joined.
 
     Attributes:
-        weight: (D, C), with the final norm folded in.
+        matrix: (C, D), with the final norm folded in.
         ids: Global id of each column, (C,).
         allowed: Columns of the grammar's head set where the head is wider (`head: full`), (C,).
     """
 
-    weight: Float[Tensor, "D C"]
+    matrix: Matrix
     ids: Int[Tensor, " C"]
     allowed: Tensor | None
 
@@ -89,16 +60,21 @@ class Stepper:
 
     Args:
         decoder: Whose weights to copy.
+        dtype: Of the matrices: `float32`, `bfloat16` or `int8`; the cache is float32 or bfloat16.
+
+    Raises:
+        ConfigError: if the dtype is not offered.
     """
 
     @torch.no_grad()
-    def __init__(self, decoder: Decoder):
+    def __init__(self, decoder: Decoder, dtype: str = "float32"):
         self.decoder = decoder
+        self._matrix = matrix_class(dtype)
         config = decoder.config
         self.num_heads, self.num_kv_heads = config.num_heads, config.num_kv_heads
         self.head_dim, self.width = config.head_dim, config.width
         self.table = decoder.embedding_table().float()
-        self.layers = [_fold(block) for block in decoder.blocks]  # type: ignore[arg-type]
+        self.layers = [_fold(block, self._matrix) for block in decoder.blocks]  # type: ignore[arg-type]
         self._heads: dict[int, Head] = {}
         device = decoder.device
         # x / rms(x) = sqrt(D) x / hypot(|x|, sqrt(D eps)); sqrt(D) is folded into the weights.
@@ -117,16 +93,16 @@ class Stepper:
 
     def logits(self, hidden: Float[Tensor, "R D"], number: int) -> Float[Tensor, "R C"]:
         """Logits over a head set, of hidden states before the final norm."""
-        norm = torch.linalg.vector_norm(hidden, dim=-1, keepdim=True)
-        return torch.mm(hidden / torch.hypot(norm, self._floor), self.head(number).weight)
+        x = hidden if len(hidden) == 1 else hidden.t()
+        logits = self.head(number).matrix(self._normed(x)).float()
+        return logits if len(hidden) == 1 else logits.t().contiguous()
 
-    def tables(self, position: Float[Tensor, "*batch 3"]) -> Tables:
-        """Rotary tables of positions, (*batch, 1, H) each."""
+    def tables(self, position: Float[Tensor, "*batch 3"]) -> Complex[Tensor, "*batch 1 h"]:
+        """Rotary tables of positions: a unit number for each pair of features, h = H / 2."""
         config = self.decoder.config
         flat = position.reshape(1, -1, 3)
         cos, sin = rope_tables(flat, config.head_dim, config.rope_theta)
-        shape = (*position.shape[:-1], 1, config.head_dim)
-        return torch.cat([cos, cos], -1).view(shape), torch.cat([-sin, sin], -1).view(shape)
+        return torch.complex(cos, sin).view(*position.shape[:-1], 1, config.head_dim // 2)
 
     def prefill(self, documents: Sequence[EncodedDocument], room: int) -> tuple[Cache, Tensor]:
         """Run whole prompts; none may be empty.
@@ -142,7 +118,7 @@ class Stepper:
         lengths = [len(document) for document in documents]
         longest = max(lengths)
         batch = collate([documents], sum(lengths), decoder.vocabulary).to(decoder.device)
-        cache = decoder.new_cache(len(documents), longest + room, torch.float32)
+        cache = decoder.new_cache(len(documents), longest + room, self._matrix.cache_dtype)
         row = torch.repeat_interleave(
             torch.arange(len(lengths)), torch.tensor(lengths), output_size=sum(lengths)
         )
@@ -164,14 +140,14 @@ class Stepper:
         for module, plan, layer in zip(decoder.blocks, plans, cache.layers, strict=True):
             assert isinstance(module, Block)
             x, k, v = module.prefill(x, rope, plan)
-            layer.keys[row, :, slot] = k[0].to(layer.keys.dtype)
+            layer.keys[row, :, slot] = _paired(k[0]).to(layer.keys.dtype)
             layer.values[row, :, slot] = v[0].to(layer.values.dtype)
         return cache, x[0, ends.to(x.device) - 1].float()
 
     def step(
         self,
         ids: Int[Tensor, "R T"],
-        tables: Tables,
+        turns: Complex[Tensor, "R T 1 h"],
         packed: Int[Tensor, "R T 8"],
         cache: Cache,
         has_gaps: bool = False,
@@ -179,17 +155,17 @@ class Stepper:
         """Feed new tokens to every row, those with fewer than T have theirs last.
 
         Args:
-            ids, tables, packed, cache, has_gaps: See `step_all`.
+            ids, turns, packed, cache, has_gaps: See `step_all`.
 
         Returns:
             The hidden state of each row's last token, before the final norm.
         """
-        return self.step_all(ids, tables, packed, cache, has_gaps)[:, -1]
+        return self.step_all(ids, turns, packed, cache, has_gaps)[:, -1]
 
     def step_all(
         self,
         ids: Int[Tensor, "R T"],
-        tables: Tables,
+        turns: Complex[Tensor, "R T 1 h"],
         packed: Int[Tensor, "R T 8"],
         cache: Cache,
         has_gaps: bool = False,
@@ -198,7 +174,7 @@ class Stepper:
 
         Args:
             ids: Global ids.
-            tables: Of their positions, (R, T, 1, H).
+            turns: Of their positions.
             packed: Their coordinates (`model.cache.pack`); document -1 where a row has no token.
             cache: Read and written.
             has_gaps: Whether a row has fewer than T tokens.
@@ -209,36 +185,44 @@ class Stepper:
         rows, block = ids.shape
         cache.place_packed(packed, has_gaps)
         masks = self._masks(packed, cache)
-        cos, sin = (table.view(rows * block, 1, self.head_dim) for table in tables)
-        x = F.embedding(ids.view(-1), self.table).t().contiguous()
+        x = F.embedding(ids.view(-1), self.table)
+        single = rows * block == 1
+        if not single:
+            x = x.t().contiguous()
+        turns = turns.view(rows * block, 1, self.head_dim // 2)
         for layer, keep, mask in zip(self.layers, cache.layers, masks, strict=True):
-            x = self._layer(x, layer, cos, sin, keep, mask, rows, block)
-        return x.t().reshape(rows, block, -1)
+            x = self._layer(x, layer, turns, keep, mask, rows, block)
+        return x.view(1, 1, -1) if single else x.t().reshape(rows, block, -1)
+
+    def _normed(self, x: Tensor) -> Tensor:
+        """RMSNorm without its weight and sqrt(D), of (D, M) or (1, D)."""
+        norm = torch.linalg.vector_norm(x, dim=-1 if x.shape[0] == 1 else 0, keepdim=True)
+        return x / torch.hypot(norm, self._floor)
 
     def _layer(
         self,
         x: Tensor,
         layer: _Layer,
-        cos: Tensor,
-        sin: Tensor,
+        turns: Tensor,
         keep: LayerCache,
         mask: Tensor | None,
         rows: int,
         block: int,
     ) -> Tensor:
         heads, groups, size = self.num_heads, self.num_kv_heads, self.head_dim
-        norm = torch.linalg.vector_norm(x, dim=0, keepdim=True)
-        qkv = layer.qkv(x / torch.hypot(norm, self._floor))
-        qkv = qkv.t().contiguous().view(rows * block, -1, size)
-        qk, v = qkv[:, : heads + groups], qkv[:, heads + groups :]
+        single = x.shape[0] == 1
+        qkv = layer.qkv(self._normed(x)).float()
+        if not single:
+            qkv = qkv.t().contiguous()
+        qk, v = qkv.view(rows * block, -1, size).split((heads + groups, groups), dim=1)
         if layer.qk_weight is not None:
             norm = torch.linalg.vector_norm(qk, dim=-1, keepdim=True)
             qk = (qk * layer.qk_weight).div_(torch.hypot(norm, self._qk_floor))
-        turned = torch.roll(qk, size // 2, -1)
-        qk = (qk * cos).addcmul_(turned, sin)
-        q = qk[:, :heads].view(rows, block, heads, size)
-        k = qk[:, heads:].view(rows, block, groups, size)
+        pairs = torch.view_as_complex(qk.view(rows * block, -1, size // 2, 2))
+        qk = torch.view_as_real(pairs * turns).view(rows, block, -1, size)
+        q, k = qk.split((heads, groups), dim=2)
         keys, values = keep.update(k, v.view(rows, block, groups, size))
+        q = q.to(keys.dtype)
         if block == 1:
             # The queries that share a key head stand where a longer block's positions would.
             out = F.scaled_dot_product_attention(
@@ -250,9 +234,9 @@ class Stepper:
         else:
             assert mask is not None
             out = attend_cached(q, keys, values, mask)
-        x = layer.out.add(x, out.reshape(rows * block, -1).t())
-        norm = torch.linalg.vector_norm(x, dim=0, keepdim=True)
-        gate, up = layer.gate_up(x / torch.hypot(norm, self._floor)).chunk(2, dim=0)
+        out = out.reshape(rows * block, -1)
+        x = layer.out.add(x, out if single else out.t())
+        gate, up = layer.gate_up(self._normed(x)).chunk(2, dim=-1 if single else 0)
         return layer.down.add(x, F.silu(gate).mul_(up))
 
     def _masks(self, packed: Tensor, cache: Cache) -> list[Tensor | None]:
@@ -282,23 +266,31 @@ class Stepper:
         inner = decoder.vocabulary.head_sets[number]
         if chosen is not inner:
             allowed = torch.isin(chosen.ids, inner.ids).to(rows.device)
-        return Head((rows * scale).t().contiguous(), chosen.ids.to(rows.device), allowed)
+        return Head(self._matrix(rows * scale), chosen.ids.to(rows.device), allowed)
 
 
-def _fold(block: Block) -> _Layer:
+def _paired(x: Float[Tensor, "*batch H"]) -> Float[Tensor, "*batch H"]:
+    """Heads with the two features that RoPE turns together side by side."""
+    return x.unflatten(-1, (2, -1)).transpose(-1, -2).flatten(-2)
+
+
+def _fold(block: Block, matrix: type[Matrix]) -> _Layer:
     attention, mlp = block.attention, block.mlp
-    root = math.sqrt(attention.config.width)
+    config = attention.config
+    root = math.sqrt(config.width)
     before, between = (n.weight.float() * root for n in (block.attention_norm, block.mlp_norm))
     qk_weight = None
     if attention.q_norm is not None and attention.k_norm is not None:
         q, k = (n.weight.float() for n in (attention.q_norm, attention.k_norm))
-        config = attention.config
         both = torch.cat([q.repeat(config.num_heads, 1), k.repeat(config.num_kv_heads, 1)])
-        qk_weight = both * math.sqrt(config.head_dim)
+        qk_weight = _paired(both * math.sqrt(config.head_dim))
+    qkv = (attention.qkv.weight.float() * before).t()
+    qk, v = qkv.tensor_split([(config.num_heads + config.num_kv_heads) * config.head_dim], dim=1)
+    qk = _paired(qk.unflatten(1, (-1, config.head_dim))).flatten(1)
     return _Layer(
-        qkv=_Matrix(attention.qkv.weight.float() * before),
+        qkv=matrix(torch.cat([qk, v], dim=1).t()),
         qk_weight=qk_weight,
-        out=_Matrix(attention.out.weight.detach().float()),
-        gate_up=_Matrix(mlp.gate_up.weight.float() * between),
-        down=_Matrix(mlp.down.weight.detach().float()),
+        out=matrix(attention.out.weight.detach().float()),
+        gate_up=matrix(mlp.gate_up.weight.float() * between),
+        down=matrix(mlp.down.weight.detach().float()),
     )
