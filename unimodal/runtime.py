@@ -21,7 +21,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from unimodal.errors import BackendUnavailableError, CheckpointError, ConfigError
+from unimodal.devices import choose_device
+from unimodal.errors import CheckpointError, ConfigError
 from unimodal.generation import (
     Answer,
     Engine,
@@ -36,13 +37,12 @@ from unimodal.grammar import SegmentGrammar, header_axes
 from unimodal.media import Audio, FileRef
 from unimodal.modality import Modality, config_from_dict, config_to_dict
 from unimodal.model.decoder import Decoder
-from unimodal.model.folder import find_model, load_model
+from unimodal.model.folder import EXPERIMENT, find_model, load_model
 from unimodal.stream import Document, Segment
 from unimodal.tasks import DataConfig, Task, TaskConfig, build_task
 
 RUNS = Path("runs")
 """Where a run that is given by name is looked up."""
-EXPERIMENT = "experiment.json"
 Prompt = str | Segment | Sequence[Segment]
 
 
@@ -94,14 +94,14 @@ def load(run: str | Path, device: str = "auto") -> "Model":
     Args:
         run: A run folder (its finished model, else its newest checkpoint that verifies), a model
             folder, or the name of a run under `runs/`.
-        device: `cpu`, `cuda`, `mps`; `auto` takes cuda, then mps, then cpu.
+        device: `cpu`, `cuda`, `cuda:1`; `auto` takes cuda, then cpu.
 
     Raises:
         CheckpointError: if there is none, or it does not verify.
         VocabularyError: if a tokenizer means other things by its ids.
         BackendUnavailableError: if the device is not there.
     """
-    chosen = _device(device)
+    chosen = choose_device(device)
     folder = Path(run)
     if not folder.exists() and (RUNS / folder).is_dir():
         folder = RUNS / folder
@@ -290,7 +290,7 @@ class Model:
             values: A segment or a string, or several segments.
         """
         segments = self._segments(values)
-        documents = [Document((replace(s, objective="next", attend=None),)) for s in segments]
+        documents = [Document((replace(s, objective="next", attend="causal"),)) for s in segments]
         return score(self.decoder, documents)
 
     def embed(self, values: Prompt) -> Float[Tensor, "n D"]:
@@ -414,23 +414,6 @@ def _describe_grammar(grammar: SegmentGrammar) -> dict[str, Any]:
         "cells": [grammar.min_cells, grammar.max_cells],
         "shortest": grammar.shortest(),
     }
-
-
-def _device(name: str) -> str:
-    if name == "auto":
-        if torch.cuda.is_available():
-            return "cuda"
-        return "mps" if torch.backends.mps.is_available() else "cpu"
-    available = {
-        "cpu": True,
-        "cuda": torch.cuda.is_available(),
-        "mps": torch.backends.mps.is_available(),
-    }
-    if name.partition(":")[0] not in available:
-        raise ConfigError(f"`device` must be auto, cpu, cuda or mps, but is {name!r}.")
-    if not available[name.partition(":")[0]]:
-        raise BackendUnavailableError(f"Device `{name}` is not there.", remedy="Use device=cpu.")
-    return name
 
 
 def _experiment(folder: Path) -> dict[str, Any]:

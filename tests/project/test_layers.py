@@ -7,7 +7,7 @@ import pytest
 
 LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"errors", "types", "registry"}),
-    frozenset({"media", "kernels"}),
+    frozenset({"media", "kernels", "devices"}),
     frozenset({"blocks", "patterns", "grammar", "constraints"}),
     frozenset({"modality"}),
     frozenset({"tokenizers"}),

@@ -1,6 +1,9 @@
 """The loop: a run learns, ends by its budget, resumes bitwise, skips what is not finite."""
 
 import json
+import os
+import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +16,9 @@ from unimodal.model.decoder import Decoder, LossOutput
 from unimodal.model.durable import read_tensors
 from unimodal.model.folder import load_model
 from unimodal.tasks.base import DataConfig
+from unimodal.testing.fixtures import FakeWords
 from unimodal.training.config import ExperimentConfig
+from unimodal.training.held_out import HeldOut
 from unimodal.training.loop import DivergenceError, Loop
 from unimodal.training.metrics import read_metrics
 from unimodal.training.run import RunResult, train
@@ -203,6 +208,82 @@ def test_a_run_of_other_settings_is_not_resumed(experiment: Make) -> None:
         train(experiment({"optimizer.learning_rate": 0.5}))
     longer = train(experiment({"training.max_steps": 2}))
     assert longer.progress.step == 2
+
+
+def test_a_run_of_other_data_schedule_or_beginning_is_not_resumed(
+    experiment: Make, tmp_path: Path
+) -> None:
+    """Also where the tasks follow from the data, and where the data alone have changed."""
+    data = tmp_path / "lines.jsonl"
+
+    def write(count: int) -> None:
+        rows = [{"id": f"r{number}", "fake_line": "abc" * 3} for number in range(count)]
+        data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    def config(**changes: Any) -> ExperimentConfig:
+        made = experiment({"training.max_steps": 1, "data.path": str(data), **changes})
+        made.tasks.clear()
+        return made
+
+    write(60)
+    train(config())
+    for changes, named in (
+        ({"data.path": str(tmp_path / "other.jsonl")}, r"`data\.path` was"),
+        ({"schedule.kind": "constant"}, r"`schedule\.kind` was 'cosine' and is 'constant'"),
+        ({"init_from": "elsewhere"}, r"`init_from` was None and is 'elsewhere'"),
+    ):
+        with pytest.raises(ConfigError, match=named):
+            train(config(**changes))
+    write(61)
+    with pytest.raises(ConfigError, match=r"`records\.\w+` was \d+ and is \d+"):
+        train(config())
+    write(60)
+    assert train(config(**{"training.max_steps": 2})).progress.step == 2
+
+
+def test_a_second_run_in_the_same_folder_is_refused_while_the_first_lasts(
+    experiment: Make,
+) -> None:
+    refused = []
+
+    def again(run: Path, *rest: Any) -> None:
+        with pytest.raises(ConfigError, match="trains in this run folder") as caught:
+            train(experiment())
+        assert caught.value.subject == str(run)
+        refused.append(run)
+
+    train(experiment({"training.max_steps": 1}), finish=again)
+    assert len(refused) == 1
+    assert train(experiment({"training.max_steps": 2})).finished
+
+
+@pytest.mark.parametrize("place", ["fake_words", "held-out", "scoring"])
+def test_a_signal_ends_work_that_saves_nothing_at_once_and_the_run_can_go_on(
+    experiment: Make, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    """A tokenizer that is fitted, held-out documents that are read, scoring: none of them polls."""
+    visits: list[str] = []
+
+    def slow(*given: Any) -> None:
+        visits.append(place)
+        if len(visits) == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(30)
+
+    changes: dict[str, Any] = {"training.max_steps": 2}
+    if place == "fake_words":
+        changes |= {"modalities.fake_words": {}, "tasks.letters.target": "fake_words"}
+        fit = FakeWords.fit
+        monkeypatch.setattr(FakeWords, "fit", lambda *given: (slow(), fit(*given)))
+    elif place == "held-out":
+        build = HeldOut._add_units
+        monkeypatch.setattr(HeldOut, "_add_units", lambda *given: (slow(), build(*given)))
+    finish = slow if place == "scoring" else None
+    start = time.monotonic()
+    stopped = train(experiment(changes), finish=finish)
+    assert time.monotonic() - start < 15
+    assert (stopped.exit_code, stopped.stopped_by) == (85, "SIGTERM")
+    assert train(experiment(changes), finish=finish).finished
 
 
 def test_resume_never_and_must_are_held(experiment: Make) -> None:

@@ -5,15 +5,19 @@ import os
 import signal
 import subprocess
 import sys
-import textwrap
 import time
 from pathlib import Path
 
 import pytest
+import torch
+from hydra._internal.utils import get_args_parser
 
+from unimodal.model.durable import read_tensors
+from unimodal.training.main import OTHER_OPTIONS, VALUE_OPTIONS
 from unimodal.training.metrics import read_metrics
 
 ROOT = Path(__file__).parents[2]
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 EXPERIMENT = """
 # @package _global_
 name: mine
@@ -47,11 +51,10 @@ def command(folder: Path, *overrides: str) -> list[str]:
 
 
 def run(folder: Path, *overrides: str) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     return subprocess.run(
         command(folder, *overrides),
         cwd=folder,
-        env=environment,
+        env=ENVIRONMENT,
         capture_output=True,
         text=True,
         timeout=180,
@@ -97,17 +100,17 @@ def test_mistakes_exit_with_2_and_no_traceback(
     done = run(folder, override)
     assert done.returncode == 2, done.stderr
     assert "Traceback" not in done.stderr
+    assert "Error executing job" not in done.stderr
     for word in words:
         assert word in done.stderr
 
 
 def test_sigterm_saves_exits_with_85_and_the_run_resumes(folder: Path) -> None:
     overrides = ["training.max_steps=100000", "training.log_every=1"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(
         command(folder, *overrides),
         cwd=folder,
-        env=environment,
+        env=ENVIRONMENT,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -130,52 +133,56 @@ def test_sigterm_saves_exits_with_85_and_the_run_resumes(folder: Path) -> None:
     assert read_metrics(metrics)[-1]["step"] == step + 1
 
 
-RANKS = """
-    import datetime, sys, torch
-    from torch import distributed
-    from unimodal.training.main import compose
-    from unimodal.training.run import train
-    torch.set_num_threads(1)
-    store, rank, world, conf, run = sys.argv[1:]
-    if int(world) > 1:
-        distributed.init_process_group("gloo", init_method=f"file://{store}", rank=int(rank),
-            world_size=int(world), timeout=datetime.timedelta(seconds=90))
-    config = compose(["experiment=mine", "device=cpu", "training.log_every=1",
-        "training.max_steps=4", "training.rows_per_step=4", f"run_dir={run}"], conf)
-    train(config)
-    if int(world) > 1:
-        distributed.destroy_process_group()
-"""
+def test_two_ranks_of_a_launcher_train_as_one_process_does(folder: Path) -> None:
+    """Same samples, losses and weights within 1e-5; one rank alone writes."""
+    settings = ["training.log_every=1", "training.max_steps=4", "training.rows_per_step=4"]
+    alone = run(folder, *settings, "run_dir=alone")
+    assert alone.returncode == 0, alone.stderr
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    words = command(folder, *settings, "run_dir=together")[1:]
+    together = subprocess.run(
+        [sys.executable, *launcher, *words],
+        cwd=folder,
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        timeout=180,
+    )
+    assert together.returncode == 0, together.stderr
+    one, two = (read_metrics(folder / name / "metrics.jsonl") for name in ("alone", "together"))
+    assert [line["step"] for line in two] == [1, 2, 3, 4]
+    for mine, theirs in zip(one, two, strict=True):
+        assert abs(mine["loss"] - theirs["loss"]) < 1e-5
+        assert mine["total_tokens"] == theirs["total_tokens"]
+    weights = [
+        read_tensors(folder / name / "model" / "model.safetensors")
+        for name in ("alone", "together")
+    ]
+    for name, tensor in weights[0].items():
+        torch.testing.assert_close(weights[1][name], tensor, rtol=0, atol=1e-5)
+    (saved,) = (folder / "together" / "checkpoints").iterdir()
+    assert json.loads((saved / "manifest.json").read_text())["world"] == 2
 
 
-@pytest.mark.soak
-def test_two_ranks_train_as_one_does(folder: Path) -> None:
-    """Same samples, losses within 1e-5."""
-    script = folder / "ranks.py"
-    script.write_text(textwrap.dedent(RANKS))
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    losses = []
-    for world in (1, 2):
-        target = folder / f"world-{world}"
-        store = folder / f"store-{world}"
-        processes = [
-            subprocess.Popen(
-                [sys.executable, script, store, str(r), str(world), folder / "conf", target],
-                env=environment,
-                cwd=folder,
-                stderr=subprocess.PIPE,
-                text=True,
-            )
-            for r in range(world)
-        ]
-        for process in processes:
-            _, errors = process.communicate(timeout=180)
-            assert process.returncode == 0, errors
-        lines = read_metrics(target / "metrics.jsonl")
-        losses.append(
-            [(line["loss"], line["total_tokens"]) for line in lines if line["kind"] == "train"]
-        )
-    assert len(losses[0]) == 4
-    for (one, tokens), (other, same) in zip(*losses, strict=True):
-        assert abs(one - other) < 1e-5
-        assert tokens == same
+def test_json_gives_the_result_or_the_error_and_nothing_else(folder: Path) -> None:
+    done = run(folder, "--json")
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert result["folder"] == "runs/mine"
+    assert (result["finished"], result["steps"], result["results"]) == (True, 2, None)
+    failed = run(folder, "--json", "data.path=missing.fa")
+    assert failed.returncode == 2
+    assert "missing.fa" in json.loads(failed.stdout)["subject"]
+
+
+@pytest.mark.parametrize("option", ["--jsn", "--no-such-option"])
+def test_an_unknown_option_is_one_clear_error(folder: Path, option: str) -> None:
+    done = run(folder, option)
+    assert done.returncode == 2
+    assert f"`train` has no option `{option}`" in done.stderr
+    assert "usage" not in done.stderr
+
+
+def test_all_options_of_hydra_are_known() -> None:
+    found = {word for action in get_args_parser()._actions for word in action.option_strings}
+    assert found == VALUE_OPTIONS | OTHER_OPTIONS

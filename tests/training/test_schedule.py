@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +10,10 @@ import pytest
 import torch
 from torch import nn
 
-from unimodal.errors import BackendUnavailableError, CheckpointError, ConfigError
+from unimodal.errors import CheckpointError, ConfigError
 from unimodal.training.config import OptimizerConfig, ScheduleConfig, TrainingConfig
 from unimodal.training.ema import Ema
-from unimodal.training.metrics import MetricsLog, read_metrics
+from unimodal.training.metrics import MetricsLog, open_board, read_metrics
 from unimodal.training.optimizer import (
     Optimizer,
     build_optimizer,
@@ -22,7 +23,7 @@ from unimodal.training.optimizer import (
 from unimodal.training.progress import Bar
 from unimodal.training.schedule import Progress, rate_factor, spent
 from unimodal.training.signals import stop_on_signals
-from unimodal.training.trainee import choose_device, choose_precision
+from unimodal.training.trainee import choose_precision
 
 
 def test_the_budget_that_is_spent_most_ends_a_run() -> None:
@@ -166,14 +167,6 @@ def test_precision_follows_the_processor(monkeypatch: pytest.MonkeyPatch, amx: b
         assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.bfloat16
 
 
-def test_a_device_that_is_not_there_is_a_typed_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
-    assert choose_device("auto").type == "cpu"
-    with pytest.raises(BackendUnavailableError, match="finds none"):
-        choose_device("cuda")
-
-
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGUSR1"])
 def test_signals_set_the_flag_and_handlers_come_back(name: str) -> None:
     number = getattr(signal, name)
@@ -183,6 +176,17 @@ def test_signals_set_the_flag_and_handlers_come_back(name: str) -> None:
         os.kill(os.getpid(), number)
         assert flag.reason == name
     assert signal.getsignal(number) == before
+
+
+def test_work_that_loses_nothing_is_interrupted_by_the_first_signal_and_never_begun_after() -> None:
+    with stop_on_signals() as flag:
+        with pytest.raises(KeyboardInterrupt, match="SIGTERM"), flag.interrupts():
+            os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGTERM)  # a loop that polls is never interrupted
+        begun = False
+        with pytest.raises(KeyboardInterrupt), flag.interrupts():
+            begun = True
+        assert not begun
 
 
 def test_a_second_interrupt_does_not_wait() -> None:
@@ -243,6 +247,19 @@ def test_lines_after_the_checkpoint_and_a_cut_line_are_dropped(tmp_path: Path) -
         file.write('{"step": 4, "ki')
     MetricsLog(tmp_path, 2)
     assert [line["step"] for line in read_metrics(tmp_path / "metrics.jsonl")] == [1, 2]
+
+
+def test_a_board_hides_what_a_killed_run_drew_after_its_checkpoint(tmp_path: Path) -> None:
+    events = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    for resumed_at, last in ((0, 3), (1, 2)):
+        log = MetricsLog(tmp_path, resumed_at, open_board(tmp_path, resumed_at))
+        for step in range(resumed_at + 1, last + 1):
+            log.write(step, "train", {"loss": float(10 * resumed_at + step)})
+        log.close()
+        time.sleep(1.1)  # files are told apart by their second
+    found = events.EventAccumulator(str(tmp_path / "tensorboard"))
+    found.Reload()
+    assert [(e.step, e.value) for e in found.Scalars("train/loss")] == [(1, 1.0), (2, 12.0)]
 
 
 def test_without_a_terminal_a_line_is_logged_now_and_then(

@@ -15,7 +15,7 @@ def add_compute_options(parser: argparse.ArgumentParser) -> None:
         "--device",
         default="auto",
         metavar="NAME",
-        help="cpu, cuda, cuda:1, mps; by default an accelerator, if there is one",
+        help="cpu, cuda, cuda:1; by default cuda, if it is there",
     )
 
 

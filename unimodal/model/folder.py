@@ -6,7 +6,6 @@
       vocabulary.json      the ledger: spans and fingerprints
       model.safetensors    weights
       tokenizers/NAME/...  what each modality learned
-      card.md              what the model is, for people (where there is one)
 
 `save_model` writes one whole or not at all, `load_model` verifies before it reads, and `grow` takes
 a decoder to a vocabulary that extends its own. A run folder holds one as `model/`, and every
@@ -44,11 +43,12 @@ from unimodal.vocabulary import Vocabulary
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
 LEDGER = "vocabulary.json"
-CARD = "card.md"
 TOKENIZERS = "tokenizers"
 MODEL = "model"
 """Name of the finished model in a run folder."""
 CHECKPOINTS = "checkpoints"
+EXPERIMENT = "experiment.json"
+"""The experiment that made a model, beside it and in its run folder."""
 FORMAT = 1
 _STEP = re.compile(r"step-(\d+)")
 
@@ -85,7 +85,7 @@ def save_model(
     Args:
         folder: Where it will stand.
         decoder: What to save.
-        files: More files by name, e.g. `card.md`.
+        files: More files by name, e.g. `experiment.json`.
         weights: Other weights of the same names, e.g. averaged ones.
         replace: Take an older folder of that name away, once the new one is on the disk.
 
@@ -248,7 +248,7 @@ def grow(decoder: Decoder, vocabulary: Vocabulary) -> Decoder:
         VocabularyError: if `vocabulary` moves or changes a span.
     """
     vocabulary.check_extends(decoder.vocabulary)
-    grown = Decoder(decoder.config, vocabulary).to(decoder.device)
+    grown = Decoder(decoder.config, vocabulary).to(decoder.norm.weight)  # its device and dtype
     old = decoder.state_dict()
     for name, tensor in grown.state_dict().items():
         if name in old:

@@ -86,7 +86,7 @@ def save_checkpoint(
     Raises:
         CheckpointError: if the disk refuses; earlier steps are untouched.
     """
-    target = run / CHECKPOINTS / f"step-{progress.step:08d}"
+    target = step_folder(run, progress.step)
     if target.exists() and not set_aside_if_damaged(target):
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -110,6 +110,11 @@ def save_checkpoint(
         reached("dropping")
         remove_folder(old)
     return target
+
+
+def step_folder(run: Path, step: int) -> Path:
+    """Where the checkpoint of a step stands."""
+    return run / CHECKPOINTS / f"step-{step:08d}"
 
 
 def newest_checkpoint(run: Path) -> Path | None:

@@ -10,13 +10,13 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
+from unimodal.devices import check_device
 from unimodal.errors import ConfigError
 from unimodal.model.config import DecoderConfig
 from unimodal.stream import PackingConfig
 from unimodal.tasks.base import DataConfig, TaskConfig
 
 PRECISIONS = ("auto", "fp32", "bf16")
-DEVICES = ("auto", "cpu", "cuda", "mps")
 OPTIMIZERS = ("adamw", "muon")
 SCHEDULES = ("cosine", "wsd", "constant")
 RESUMES = ("auto", "never", "must")
@@ -139,10 +139,11 @@ class TrainingConfig:
     """Steps between evaluations with generated samples, and reports; 0: only at the end."""
 
     sample_records: int = 24
-    """Held-out records of each task in those evaluations."""
+    """Records of each task's validation split in those evaluations."""
 
     final_records: int = 400
-    """Held-out records of each task that are scored when the run ends; 0: no scores, no report."""
+    """Held-out records of each task that are scored when the run ends; -1: all; 0: no scores, no
+    report."""
 
     log_every: int = 10
     """Steps between lines of `metrics.jsonl`."""
@@ -173,8 +174,9 @@ class TrainingConfig:
             "sample_records",
         ):
             _check(self, name, getattr(self, name) >= 1, "at least 1")
-        for name in ("evaluate_every", "evaluation_documents", "sample_every", "final_records"):
+        for name in ("evaluate_every", "evaluation_documents", "sample_every"):
             _check(self, name, getattr(self, name) >= 0, "at least 0")
+        _check(self, "final_records", self.final_records >= -1, "at least -1")
         for name in ("max_bad_samples", "max_skipped_steps", "prefetch"):
             _check(self, name, getattr(self, name) >= 0, "at least 0")
         _check(self, "ema_decay", 0 <= self.ema_decay < 1, "in [0, 1)")
@@ -213,7 +215,7 @@ class ExperimentConfig:
     """Rows."""
 
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
-    """AdamW."""
+    """AdamW or Muon."""
 
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     """Learning rate."""
@@ -222,7 +224,7 @@ class ExperimentConfig:
     """The loop."""
 
     device: str = "auto"
-    """`cpu`, `cuda`, `mps`; `auto` takes cuda, then mps, then cpu."""
+    """`cpu`, `cuda`, `cuda:1`; `auto` takes cuda, then cpu."""
 
     threads: int = 0
     """Threads of CPU kernels; 0: as many as PyTorch finds."""
@@ -239,7 +241,7 @@ class ExperimentConfig:
     """Whether a progress bar is drawn, where the output is a terminal."""
 
     def __post_init__(self) -> None:
-        _check(self, "device", self.device in DEVICES, f"one of {', '.join(DEVICES)}")
+        check_device(self.device)
         _check(self, "resume", self.resume in RESUMES, f"one of {', '.join(RESUMES)}")
         _check(self, "threads", self.threads >= 0, "at least 0")
         for name, task in self.tasks.items():
@@ -262,10 +264,12 @@ class ExperimentConfig:
 def trajectory(config: ExperimentConfig) -> dict[str, Any]:
     """What decides the course of a run: a checkpoint resumes only under an equal one.
 
-    Budgets, intervals, device, precision and batching within a step may change.
+    The rest may change: name and folder, budgets, intervals, limits on faults, device, threads,
+    precision, compiling, the number of ranks and the rows that are computed at once.
     """
     training = config.training
     course = {
+        "init_from": config.init_from,
         "modalities": config.modalities,
         "openers": config.openers,
         "tasks": {
@@ -275,9 +279,11 @@ def trajectory(config: ExperimentConfig) -> dict[str, Any]:
             }
             for name, task in config.tasks.items()
         },
+        "data": {} if config.tasks else dataclasses.asdict(config.data),
         "model": dataclasses.asdict(config.model),
         "packing": dataclasses.asdict(config.packing),
         "optimizer": dataclasses.asdict(config.optimizer),
+        "schedule": dataclasses.asdict(config.schedule),
         "training": {
             name: getattr(training, name) for name in ("seed", "rows_per_step", "ema_decay")
         },

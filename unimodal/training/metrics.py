@@ -22,14 +22,13 @@ class TaskLosses:
 
     Args:
         tasks: Names; the order of the sums.
-        device: Where they are summed, in float64 (float32 on mps).
+        device: Where they are summed, in float64.
     """
 
     def __init__(self, tasks: Sequence[str], device: torch.device):
         self.tasks = list(tasks)
-        dtype = torch.float32 if device.type == "mps" else torch.float64
         # Rows: weight x nll, weight, nll, positions.
-        self._sums = torch.zeros(4, len(self.tasks), dtype=dtype, device=device)
+        self._sums = torch.zeros(4, len(self.tasks), dtype=torch.float64, device=device)
         self._numbers = {name: number for number, name in enumerate(self.tasks)}
 
     @torch.no_grad()
@@ -136,14 +135,19 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     return lines
 
 
-def open_board(folder: Path) -> Board | None:
-    """A TensorBoard writer below the run folder, or None where it is not installed."""
+def open_board(folder: Path, step: int) -> Board | None:
+    """A TensorBoard writer below the run folder, or None where it is not installed.
+
+    Args:
+        folder: The run folder.
+        step: What a killed run drew after this step is hidden.
+    """
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
         log.info("TensorBoard is not installed (extra `report`): only %s is written.", METRICS)
         return None
-    board: Board = SummaryWriter(str(folder / "tensorboard"))
+    board: Board = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
     return board
 
 

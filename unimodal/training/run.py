@@ -12,7 +12,8 @@ RUN/
 import dataclasses
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from unimodal.errors import EXIT_RESUMABLE, CheckpointError, ConfigError
 from unimodal.model.decoder import Decoder
 from unimodal.model.folder import (
     CHECKPOINTS,
+    EXPERIMENT,
     MODEL,
     WEIGHTS,
     load_weights,
@@ -41,20 +43,27 @@ from unimodal.training.build import (
     decoder_from,
     resolve_tasks,
 )
-from unimodal.training.checkpoint import Checkpoint, newest_checkpoint, read_checkpoint
+from unimodal.training.checkpoint import (
+    Checkpoint,
+    newest_checkpoint,
+    read_checkpoint,
+    step_folder,
+)
 from unimodal.training.config import ExperimentConfig, differences, trajectory
 from unimodal.training.held_out import HeldOut
+from unimodal.training.lock import locked_folder
 from unimodal.training.loop import Loop, Settings
 from unimodal.training.metrics import MetricsLog, open_board
 from unimodal.training.mixture import BAD_SAMPLES, Mixture, Quarantine
 from unimodal.training.progress import Bar
-from unimodal.training.ranks import rank, wait_for_all
+from unimodal.training.ranks import first_rank_alone, joined_ranks, largest, rank, world_size
 from unimodal.training.schedule import Progress
 from unimodal.training.signals import StopFlag, stop_on_signals
-from unimodal.training.trainee import check_compiler, choose_device, choose_precision
+from unimodal.training.trainee import check_compiler, choose_precision
 
 log = logging.getLogger(__name__)
-EXPERIMENT = "experiment.json"
+RECORDS = "records"
+"""Part of a run's course: the number of training records of each task."""
 Score = Callable[[Path, Decoder, dict[str, TaskConfig], StopFlag], None]
 """Scores and reports a model: (run folder, decoder, tasks, who wants to stop).
 
@@ -103,74 +112,130 @@ def train(
         UnimodalError: for everything that the user can put right; see the modules that are used.
     """
     run = Path(config.folder) if run is None else run
-    device = choose_device(config.device)
+    progress = Progress()
+    with joined_ranks(config.device) as device, stop_on_signals() as flag, ExitStack() as held:
+        try:
+            with flag.interrupts():  # nothing is lost until the loop runs
+                checkpoint = _open_run(config, run, device, held)
+                progress = progress if checkpoint is None else checkpoint.progress
+                job = _prepare(config, run, checkpoint, device, flag, sample, held)
+        except KeyboardInterrupt:
+            if not flag:
+                raise
+            return RunResult(run, progress, finished=False, stopped_by=flag.reason)
+        with job.loop.bar:
+            finished = job.loop.run()
+        if finished:
+            finished = _finish(job, run, finish)
+    return RunResult(run, job.loop.progress, finished, flag.reason)
+
+
+@dataclass(frozen=True)
+class _Job:
+    """A run that can begin: its loop, model, tasks, and the experiment as it is written down."""
+
+    loop: Loop
+    decoder: Decoder
+    tasks: dict[str, TaskConfig]
+    described: bytes
+
+
+def _open_run(
+    config: ExperimentConfig, run: Path, device: torch.device, held: ExitStack
+) -> Checkpoint | None:
+    """The checkpoint to go on from, of a folder that nobody else writes into."""
+
+    def pick() -> int:
+        held.enter_context(locked_folder(run))
+        return _pick_step(config, run)
+
+    step = first_rank_alone(pick, device)
+    if step < 0:
+        return None
+    checkpoint = read_checkpoint(step_folder(run, step))
+    seen = {name: value for name, value in checkpoint.course.items() if name != RECORDS}
+    _check_course(seen, trajectory(config), run)
+    log.info("Resuming from %s.", checkpoint.folder)
+    return checkpoint
+
+
+def _prepare(
+    config: ExperimentConfig,
+    run: Path,
+    checkpoint: Checkpoint | None,
+    device: torch.device,
+    flag: StopFlag,
+    sample: Score | None,
+    held: ExitStack,
+) -> _Job:
     precision = choose_precision(config.training.precision, device)
     if config.threads:
         torch.set_num_threads(config.threads)
     log.info("Training on %s in %s: %s.", device, precision.name, precision.reason)
-    with stop_on_signals() as flag:
-        _open_folder(run)
-        checkpoint = _pick_checkpoint(config, run)
-        decoder = _build_decoder(config, checkpoint)
-        tasks = resolve_tasks(config, decoder.vocabulary)
-        decoder = decoder.to(device)
-        if config.training.compile:
-            check_compiler(device)
-            decoder.compile_layers()
-        log.info("%d parameters, %d ids.", decoder.num_parameters(), decoder.vocabulary.size)
-        metrics = _open_metrics(run, checkpoint)
-        settings = Settings(
-            run=run,
-            course=trajectory(config),
-            optimizer=config.optimizer,
-            schedule=config.schedule,
-            training=config.training,
-            device=device,
-            precision=precision,
-            write_model=lambda folder: write_model_files(folder, decoder),
-            sample=None if sample is None else lambda: sample(run, decoder, tasks, flag),
-            flag=flag,
-        )
-        if rank() == 0:
-            (run / EXPERIMENT).write_bytes(_written(config, tasks))
-        try:
-            with Bar(config.name, config.progress and rank() == 0) as bar:
-                mixture = _build_mixture(config, tasks, decoder, run)
-                held_out = _build_held_out(config, tasks, decoder)
-                loop = Loop(decoder, mixture, held_out, settings, metrics, bar)
-                if checkpoint is not None:
-                    loop.restore(checkpoint)
-                finished = loop.run()
-        finally:
-            metrics.close()
-        if finished:
-            finished = _finish(loop, decoder, run, tasks, _written(config, tasks), finish)
-    return RunResult(run, loop.progress, finished, flag.reason)
+    if world_size() > 1:
+        log.info("%d ranks.", world_size())
+    decoder = _build_decoder(config, checkpoint)
+    tasks = resolve_tasks(config, decoder.vocabulary)
+    described = _written(config, tasks)
+    decoder = decoder.to(device)
+    if config.training.compile:
+        check_compiler(device)
+        decoder.compile_layers()
+    log.info("%d parameters, %d ids.", decoder.num_parameters(), decoder.vocabulary.size)
+    mixture = _build_mixture(config, tasks, decoder, run)
+    sizes = {name: len(stream.source) for name, stream in mixture.streams.items()}
+    course = {**trajectory(config), RECORDS: sizes}
+    if checkpoint is not None:
+        _check_course(checkpoint.course, course, run)
+    if rank() == 0:
+        (run / EXPERIMENT).write_bytes(described)
+    settings = Settings(
+        run=run,
+        course=course,
+        optimizer=config.optimizer,
+        schedule=config.schedule,
+        training=config.training,
+        device=device,
+        precision=precision,
+        write_model=lambda folder: write_model_files(folder, decoder),
+        sample=None if sample is None else lambda: _score(sample, run, decoder, tasks, flag),
+        flag=flag,
+    )
+    held_out = _build_held_out(config, tasks, decoder)
+    metrics = _open_metrics(run, checkpoint)
+    held.callback(metrics.close)
+    bar = Bar(config.name, config.progress and rank() == 0)
+    loop = Loop(decoder, mixture, held_out, settings, metrics, bar)
+    if checkpoint is not None:
+        loop.restore(checkpoint)
+    return _Job(loop, decoder, tasks, described)
 
 
-def _finish(
-    loop: Loop,
-    decoder: Decoder,
-    run: Path,
-    tasks: dict[str, TaskConfig],
-    described: bytes,
-    finish: Score | None,
-) -> bool:
-    """Save the model and score it. Returns whether scoring came to its end."""
+def _score(
+    score: Score, run: Path, decoder: Decoder, tasks: dict[str, TaskConfig], flag: StopFlag
+) -> None:
+    with flag.interrupts():
+        score(run, decoder, tasks, flag)
+
+
+def _finish(job: _Job, run: Path, finish: Score | None) -> bool:
+    """Save the model and score it, on rank 0. Returns whether scoring came to its end."""
+    loop, decoder, flag = job.loop, job.decoder, job.loop.settings.flag
     if loop.ema is not None:
         decoder.load_state_dict(loop.ema.average)
     decoder.eval()
+    stopped = False
     if rank() == 0:
-        save_model(run / MODEL, decoder, {EXPERIMENT: described}, replace=True)
+        save_model(run / MODEL, decoder, {EXPERIMENT: job.described}, replace=True)
         try:
             if finish is not None:
-                finish(run, decoder, tasks, loop.settings.flag)
+                _score(finish, run, decoder, job.tasks, flag)
         except KeyboardInterrupt:
-            if not loop.settings.flag:
+            if not flag:
                 raise
-            return False
-    wait_for_all()
-    return True
+            stopped = True
+    (stopped_anywhere,) = largest([stopped], loop.settings.device)
+    return not stopped_anywhere
 
 
 def _written(config: ExperimentConfig, tasks: dict[str, TaskConfig]) -> bytes:
@@ -180,22 +245,8 @@ def _written(config: ExperimentConfig, tasks: dict[str, TaskConfig]) -> bytes:
     return (json.dumps(values, indent=1) + "\n").encode()
 
 
-def _open_folder(run: Path) -> None:
-    try:
-        run.mkdir(parents=True, exist_ok=True)
-        probe = run / ".writable"
-        probe.touch()
-        probe.unlink(missing_ok=True)
-    except OSError as error:
-        raise CheckpointError(
-            f"The run folder cannot be written to ({error.strerror}).",
-            subject=str(run),
-            remedy="Choose another with `run_dir=FOLDER`.",
-        ) from None
-
-
-def _pick_checkpoint(config: ExperimentConfig, run: Path) -> Checkpoint | None:
-    """The checkpoint to go on from, after checking that it is of this experiment."""
+def _pick_step(config: ExperimentConfig, run: Path) -> int:
+    """The step to go on from; -1 without one. Damaged checkpoints are set aside."""
     if config.resume == "never":
         if steps_of(run / CHECKPOINTS):
             raise ConfigError(
@@ -203,24 +254,30 @@ def _pick_checkpoint(config: ExperimentConfig, run: Path) -> Checkpoint | None:
                 subject=str(run),
                 remedy="Choose another `run_dir`, or move the folder away.",
             )
-        return None
+        return -1
     newest = newest_checkpoint(run)
     if newest is None:
         if config.resume == "must":
             raise CheckpointError(
                 "`resume` is must, but no checkpoint in the run folder verifies.", subject=str(run)
             )
-        return None
-    checkpoint = read_checkpoint(newest)
-    if changed := differences(checkpoint.course, trajectory(config)):
+        return -1
+    return read_checkpoint(newest).progress.step
+
+
+def _check_course(old: Mapping[str, Any], new: Mapping[str, Any], run: Path) -> None:
+    """Check that a checkpoint is of this experiment.
+
+    Raises:
+        ConfigError: naming the first setting, or task of other data, that is not the same.
+    """
+    if changed := differences(dict(old), dict(new)):
         more = f" (and {len(changed) - 1} more)" if len(changed) > 1 else ""
         raise ConfigError(
             f"The run folder holds a run of other settings: {changed[0]}{more}.",
             subject=str(run),
             remedy=f"Choose another `run_dir`; to start from its weights, add `init_from={run}`.",
         )
-    log.info("Resuming from %s.", newest)
-    return checkpoint
 
 
 def _build_decoder(config: ExperimentConfig, checkpoint: Checkpoint | None) -> Decoder:
@@ -268,7 +325,7 @@ def _open_metrics(run: Path, checkpoint: Checkpoint | None) -> MetricsLog:
     if rank() != 0:
         return MetricsLog(None, 0)
     step = checkpoint.progress.step if checkpoint is not None else 0
-    return MetricsLog(run, step, open_board(run))
+    return MetricsLog(run, step, open_board(run, step))
 
 
 def read_experiment(run: Path) -> dict[str, Any]:

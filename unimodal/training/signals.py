@@ -1,7 +1,7 @@
 """Requests to stop: SIGTERM, SIGINT and SIGUSR1 set a flag that every loop polls.
 
-A loop that sees the flag finishes its step, saves, and the process exits with code 85. A second
-SIGINT interrupts at once.
+A loop that sees the flag finishes its step, saves, and the process exits with code 85. Work that
+has nothing to save is interrupted at once, and so is any by a second SIGINT.
 """
 
 import signal
@@ -18,10 +18,26 @@ class StopFlag:
 
     def __init__(self) -> None:
         self.reason: str | None = None
+        self.interrupting = False
 
     def set(self, reason: str) -> None:
         """Ask to stop."""
         self.reason = self.reason or reason
+
+    @contextmanager
+    def interrupts(self) -> Iterator[None]:
+        """Work that is not lost by being done again, e.g. fitting a tokenizer, or scoring.
+
+        Raises:
+            KeyboardInterrupt: as soon as a signal asks to stop, or at once if one has.
+        """
+        if self:
+            raise KeyboardInterrupt(self.reason)
+        self.interrupting = True
+        try:
+            yield
+        finally:
+            self.interrupting = False
 
     def __bool__(self) -> bool:
         return self.reason is not None
@@ -33,9 +49,10 @@ def stop_on_signals() -> Iterator[StopFlag]:
     flag = StopFlag()
 
     def handle(number: int, frame: FrameType | None) -> None:
-        if flag and number == signal.SIGINT:
-            raise KeyboardInterrupt
+        again = bool(flag)
         flag.set(signal.Signals(number).name)
+        if number == signal.SIGINT if again else flag.interrupting:
+            raise KeyboardInterrupt(flag.reason)
 
     if threading.current_thread() is not threading.main_thread():
         yield flag

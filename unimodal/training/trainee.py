@@ -79,24 +79,3 @@ def check_compiler(device: torch.device) -> None:
             "Compiling needs a C++ compiler on a CPU.",
             remedy="Install g++, or leave `training.compile` off.",
         )
-
-
-def choose_device(wanted: str) -> torch.device:
-    """The device of a run.
-
-    Raises:
-        BackendUnavailableError: if the one that is asked for is not there.
-    """
-    there = {
-        "cuda": torch.cuda.is_available(),
-        "mps": torch.backends.mps.is_available(),
-        "cpu": True,
-    }
-    if wanted == "auto":
-        return torch.device(next(name for name, is_there in there.items() if is_there))
-    if not there.get(wanted, False):
-        raise BackendUnavailableError(
-            f"`device` is {wanted}, but PyTorch finds none on this machine.",
-            remedy="Use device=cpu, or install a PyTorch build for the device.",
-        )
-    return torch.device(wanted)
