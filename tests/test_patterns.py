@@ -186,6 +186,9 @@ def test_written_patterns(text: str, expected: Pattern) -> None:
         ("window(size=0)", "at least 1"),
         ("window(size=x)", "key=integer"),
         ("window(width=3)", "width"),
+        ("window(size=3", "close the parenthesis"),
+        ("conv(size=3))", "close the parenthesis"),
+        ("nearby_3d(t=-1)", "at least 0"),
     ],
 )
 def test_bad_patterns_are_refused_by_name(text: str, message: str) -> None:

@@ -9,8 +9,10 @@ The rule that all patterns share, written once in `visible`:
   allows. Control positions (openers, headers, ends) are always kept.
 
 A pattern is one predicate on two cells and one range function that bounds which keys of a segment
-a block of queries can reach; every executor is built from these two. Patterns compose with `&` and
-`|`. They read `grid`, never RoPE positions.
+a block of queries can reach. The reference and the CPU evaluate the predicate; the range is for
+executors that never see a whole mask, and none here calls it yet. Patterns compose with `&` and
+`|`. They read `grid`, never RoPE positions. Outside packages register theirs by decorator, or
+through the entry point group `unimodal.patterns`.
 
 References: Ramesh et al. 2021 (row, column, convolution), Wu et al. 2021 (3D nearby).
 Differs: the convolution does not wrap around the edge of the picture.
@@ -75,7 +77,7 @@ class Pattern(ABC):
         return False
 
 
-patterns: Registry[type[Pattern]] = Registry("pattern")
+patterns: Registry[type[Pattern]] = Registry("pattern", group="unimodal.patterns")
 
 
 @patterns.register("causal")
@@ -95,13 +97,18 @@ class Causal(Pattern):
 @patterns.register("full")
 @dataclass(frozen=True)
 class Full(Causal):
-    """Every pair of the segment; says the same as `Causal` and needs `attend="full"`."""
+    """The same as `Causal`, for configs that say it of a segment with `attend="full"`.
+
+    A pattern only removes pairs: it makes no segment bidirectional.
+    """
 
 
 @patterns.register("prefix")
 @dataclass(frozen=True)
 class Prefix(Pattern):
     """Every position sees the first `length` cells in t; beyond them only its own t.
+
+    Not a prefix language model: that is a given segment with `attend="full"`.
 
     Args:
         length: Cells in t, at least 1.
@@ -110,7 +117,7 @@ class Prefix(Pattern):
     length: int = 1
 
     def __post_init__(self) -> None:
-        _positive(self, "length")
+        _at_least(self, "length", 1)
 
     def allows(self, q: Cells, k: Cells) -> Bool[Tensor, "..."]:
         return (k.t < self.length) | (k.t == q.t)
@@ -119,7 +126,7 @@ class Prefix(Pattern):
 @patterns.register("window")
 @dataclass(frozen=True)
 class Window(Pattern):
-    """At most `size` cells apart in raster order of one-dimensional segments (in t).
+    """Less than `size` cells apart in t, whatever h and w.
 
     Args:
         size: Number of cells, itself included, at least 1.
@@ -128,7 +135,7 @@ class Window(Pattern):
     size: int = 128
 
     def __post_init__(self) -> None:
-        _positive(self, "size")
+        _at_least(self, "size", 1)
 
     def allows(self, q: Cells, k: Cells) -> Bool[Tensor, "..."]:
         return (q.t - k.t).abs() < self.size
@@ -182,7 +189,7 @@ class Conv(Pattern):
     size: int = 11
 
     def __post_init__(self) -> None:
-        _positive(self, "size")
+        _at_least(self, "size", 1)
         if self.size % 2 == 0:
             raise ConfigError(f"`Conv.size` must be odd, but is {self.size}.")
 
@@ -207,6 +214,10 @@ class Nearby3D(Pattern):
     t: int = 1
     h: int = 1
     w: int = 1
+
+    def __post_init__(self) -> None:
+        for name in ("t", "h", "w"):
+            _at_least(self, name, 0)
 
     def allows(self, q: Cells, k: Cells) -> Bool[Tensor, "..."]:
         return (
@@ -268,10 +279,12 @@ def parse_pattern(text: str) -> Pattern:
         return _fold([parse_pattern(part) for part in text.split("|")], _Either)
     if "&" in text:
         return _fold([parse_pattern(part) for part in text.split("&")], _Both)
-    name, _, rest = text.strip().partition("(")
+    name, opened, rest = text.strip().partition("(")
     kind = patterns.get(name.strip())
+    if rest.count(")") != len(opened) or not rest.endswith(")" * len(opened)):
+        raise ConfigError(f"Pattern `{text}` must close the parenthesis that it opens, at its end.")
     arguments: dict[str, int] = {}
-    for item in filter(None, (part.strip() for part in rest.rstrip(") ").split(","))):
+    for item in filter(None, (part.strip() for part in rest.removesuffix(")").split(","))):
         key, _, number = item.partition("=")
         try:
             arguments[key.strip()] = int(number)
@@ -332,7 +345,9 @@ def _fold(parts: list[Pattern], join: Callable[[Pattern, Pattern], Pattern]) -> 
     return result
 
 
-def _positive(pattern: Pattern, name: str) -> None:
+def _at_least(pattern: Pattern, name: str, least: int) -> None:
     value = getattr(pattern, name)
-    if value < 1:
-        raise ConfigError(f"`{type(pattern).__name__}.{name}` must be at least 1, but is {value}.")
+    if value < least:
+        raise ConfigError(
+            f"`{type(pattern).__name__}.{name}` must be at least {least}, but is {value}."
+        )

@@ -9,7 +9,7 @@ import difflib
 import importlib
 import pkgutil
 from collections.abc import Callable, Iterable
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from typing import Generic, TypeVar
 
 from unimodal.errors import ConfigError
@@ -98,16 +98,29 @@ class Registry(Generic[Entry]):
     def _load(self) -> None:
         if self._loaded:
             return
-        self._loaded = True
         if self._package:
             package = importlib.import_module(self._package)
             for module in pkgutil.iter_modules(package.__path__):
                 importlib.import_module(f"{self._package}.{module.name}")
-        if self._group:
-            for point in entry_points(group=self._group):
-                entry = point.load()
-                if point.name not in self._entries:
-                    self.register(point.name)(entry)
+        for point in entry_points(group=self._group) if self._group else ():
+            self._load_point(point)
+        self._loaded = True
+
+    def _load_point(self, point: EntryPoint) -> None:
+        package = point.dist.name if point.dist else point.value
+        try:
+            entry = point.load()
+            self.register(point.name)(entry)
+        except ConfigError as error:
+            error.subject = f"package `{package}`"
+            raise
+        except Exception as error:
+            raise ConfigError(
+                f"Its {self.kind} `{point.name}` ({point.value}) cannot be loaded: "
+                f"{type(error).__name__}: {error}.",
+                subject=f"package `{package}`",
+                remedy="Repair the package, or uninstall it.",
+            ) from error
 
 
 def _origin(entry: object) -> str:
