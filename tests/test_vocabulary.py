@@ -8,14 +8,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import unimodal.testing.fixtures  # noqa: F401  (registers the fake modalities)
 from unimodal.errors import ConfigError, VocabularyError
-from unimodal.modality import build_modality, fit
+from unimodal.grammar import FORCED
+from unimodal.modality import NoConfig, build_modality, fit
 from unimodal.model.config import DecoderConfig
 from unimodal.model.decoder import Decoder
 from unimodal.model.folder import grow
 from unimodal.stream import Document, Segment, collate, encode_document
 from unimodal.testing.certificates import sharpen
+from unimodal.testing.fixtures import FakeLine
 from unimodal.vocabulary import CONTROLS, Vocabulary
 
 NAMES = ["fake_line", "fake_grid", "fake_residual"]
@@ -107,7 +108,7 @@ def test_the_ledger_survives_json():
     vocabulary = Vocabulary.of(NAMES, openers=["fake_grid"])
     back = Vocabulary.from_json(vocabulary.to_json())
     assert back.spans == vocabulary.spans
-    assert back.openers_listed == ["fake_grid"]
+    assert back.openers_listed == ("fake_grid",)
     assert [h.name for h in back.head_sets] == [h.name for h in vocabulary.head_sets]
     back.check_extends(vocabulary)
 
@@ -162,3 +163,60 @@ def test_growth_leaves_old_ids_and_old_logits_bit_identical():
     assert results[0].keys() == results[1].keys()
     for name, logits in results[0].items():
         assert torch.equal(logits, results[1][name]), name
+
+
+class NoIds(FakeLine):
+    spans = {"letter": 4, "nothing": 0}
+
+
+class OwnHeader(FakeLine):
+    spans = {"open": 4}
+
+
+@pytest.mark.parametrize("kind", [NoIds, OwnHeader])
+def test_a_refused_modality_leaves_the_ledger_as_it_was(kind):
+    vocabulary = Vocabulary.of(["fake_grid"])
+    before = vocabulary.to_json()
+    with pytest.raises(VocabularyError):
+        vocabulary.add("other", kind(NoConfig()))
+    assert vocabulary.to_json() == before
+    vocabulary.add("other", FakeLine(NoConfig()))
+    vocabulary.grammar("other")
+
+
+def test_an_opener_that_is_listed_later_joins_the_head_set():
+    vocabulary = Vocabulary.of(NAMES, openers=["fake_line"])
+    assert len(vocabulary.head_sets[-1].ids) == 2
+    for _ in range(2):
+        vocabulary.list_opener("fake_grid")
+    assert len(vocabulary.head_sets[-1].ids) == 3
+    assert list(vocabulary.switch.openers) == ["fake_line", "fake_grid"]
+
+
+def test_what_is_input_only_is_no_opener():
+    with pytest.raises(VocabularyError, match="input only"):
+        Vocabulary.of(["fake_continuous"], openers=["fake_continuous"])
+
+
+@pytest.mark.parametrize("openers", [[], ["fake_grid"], ["fake_grid", "fake_line"]])
+def test_growth_keeps_the_openers_first(openers):
+    old = Vocabulary.of(NAMES, openers=["fake_line", "fake_grid"])
+    with pytest.raises(VocabularyError, match="List the checkpoint's openers first"):
+        Vocabulary.of([*NAMES, "fake_events"], openers=openers).check_extends(old)
+
+
+def test_growth_says_that_added_openers_share_the_weight(caplog):
+    old = Vocabulary.of(NAMES, openers=["fake_line"])
+    Vocabulary.of(NAMES, openers=["fake_line", "fake_grid"]).check_extends(old)
+    assert "fake_grid" in caplog.text
+
+
+def test_codes_of_one_id_are_forced_in_training_as_in_generation():
+    vocabulary = Vocabulary.of(["fake_marked"])
+    grammar = vocabulary.grammar("fake_marked")
+    cursor, forced = grammar.cursor(), []
+    for token in [grammar.slots[place].ranges[0][0] for place in (0, 1, 0, 1)]:
+        forced.append(sum(stop - start for start, stop in cursor.legal(100)) == 1)
+        cursor.push(token)
+    labels = grammar.labels(4, vocabulary.head_numbers).tolist()
+    assert [label == FORCED for label in labels] == [*forced, False] == [False, True] * 2 + [False]

@@ -16,18 +16,33 @@ import hashlib
 import html
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, Generic, Literal, TypeVar, get_args, get_origin
+from types import UnionType
+from typing import (
+    Any,
+    ClassVar,
+    Generic,
+    Literal,
+    NoReturn,
+    TypeVar,
+    Union,
+    cast,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
 import numpy as np
 import torch
 from jaxtyping import Float
+from safetensors import SafetensorError
 from safetensors.torch import load as load_safetensors
 from safetensors.torch import save as save_safetensors
 from torch import Tensor, nn
 
-from unimodal.errors import ConfigError, MediaError, VocabularyError
+from unimodal.errors import CheckpointError, ConfigError, MediaError, VocabularyError
 from unimodal.grammar import Layout
 from unimodal.patterns import Causal, Pattern
 from unimodal.registry import Registry, did_you_mean
@@ -38,6 +53,8 @@ Config = TypeVar("Config")
 Attend = Literal["causal", "full"]
 NETWORK_FILE = "network.safetensors"
 TRAINING_ONLY = "training_only"
+STRING_UNITS: dict[str, Callable[[str], int]] = {"byte": lambda s: len(s.encode()), "base": len}
+"""Raw units of strings that `Modality.raw_units` counts by itself."""
 DECODER_PREFIX = "decoder."
 """Parameters of a codec's network under this prefix may be replaced without a new span."""
 
@@ -130,12 +147,17 @@ class Modality(ABC, Generic[Value, Config]):
         return len(self.encode(value))
 
     def raw_units(self, value: Value) -> float:
-        """How many `raw_unit` the value holds."""
-        if isinstance(value, str):
-            return len(value.encode()) if self.raw_unit == "byte" else len(value)
-        if isinstance(value, Tensor | np.ndarray):
-            return float(np.prod(tuple(value.shape)))
-        return float(self.length(value))
+        """* if discrete: how many `raw_unit` the value holds; known for bytes and bases of strings.
+
+        Raises:
+            ConfigError: if the modality does not say. No count would be true of every unit.
+        """
+        if isinstance(value, str) and self.raw_unit in STRING_UNITS:
+            return float(STRING_UNITS[self.raw_unit](value))
+        raise ConfigError(
+            f"`{self.name}` does not say how many {self.raw_unit}s a value holds.",
+            remedy="Define `raw_units`.",
+        )
 
     def embedder(self, width: int) -> nn.Module:
         """Continuous: features of whole segments (n, T, *feature_shape) to (n, T, width).
@@ -168,6 +190,10 @@ class Modality(ABC, Generic[Value, Config]):
         """A value from a file."""
         raise MediaError(f"`{self.name}` does not read files.", subject=str(path))
 
+    def read_all(self, path: Path) -> Iterator[tuple[str, Value]]:
+        """The values of a file that may hold several, each with its name there; "" if there is one."""
+        yield "", self.read(path)
+
     def write(self, value: Value, path: Path) -> None:
         """A value to a file."""
         if not isinstance(value, str):
@@ -186,8 +212,17 @@ class Modality(ABC, Generic[Value, Config]):
 
     def load_state(self, files: Mapping[str, bytes]) -> None:
         """Restore what `state` returned."""
-        if self.network is not None:
+        if self.network is None:
+            return
+        try:
             self.network.load_state_dict(load_safetensors(files[NETWORK_FILE]))
+        except (KeyError, RuntimeError, SafetensorError) as error:
+            raise CheckpointError(
+                f"`{NETWORK_FILE}` does not hold this tokenizer's network "
+                f"({type(error).__name__}: {error}).",
+                subject=f"modality `{self.name}`",
+                remedy="Restore the tokenizer that the checkpoint was trained with.",
+            ) from None
 
     def fingerprint(self) -> str:
         """Hash of config, encoder and quantizer: two modalities with one mean the same by an id."""
@@ -210,7 +245,8 @@ class Modality(ABC, Generic[Value, Config]):
             for key, tensor in sorted(self.network.state_dict().items()):
                 if key.startswith(DECODER_PREFIX) == decoder:
                     digest.update(key.encode())
-                    digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+                    raw = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+                    digest.update(raw.numpy().tobytes())
         return digest.hexdigest()[:32]
 
 
@@ -235,14 +271,36 @@ register_modality = modalities.register
 
 
 def config_type(kind: type[Modality[Any, Any]]) -> type:
-    """The config dataclass that a modality class names as its second type argument."""
-    for base in kind.__mro__:
-        for written in getattr(base, "__orig_bases__", ()):
-            arguments = get_args(written)
-            if get_origin(written) is Modality and len(arguments) == 2:
-                if isinstance(arguments[1], type):
-                    return arguments[1]
-    return NoConfig
+    """The config dataclass that a modality class names as its second type argument.
+
+    Generic bases in between pass it on; a class that names none has `NoConfig`.
+
+    Raises:
+        ConfigError: if it names something that is not a dataclass.
+    """
+    found = _config_argument(kind, {})
+    if found is None:
+        return NoConfig
+    if not (isinstance(found, type) and dataclasses.is_dataclass(found)):
+        raise ConfigError(
+            f"Its config must be a dataclass, but is {found}.",
+            subject=f"modality class `{kind.__name__}`",
+            remedy="Derive it from Modality[Value, Config] with a dataclass, or with NoConfig.",
+        )
+    return found
+
+
+def _config_argument(kind: type, given: Mapping[Any, Any]) -> Any:
+    """What stands for `Config` above `kind`, its own type variables replaced; None if nothing."""
+    for written in vars(kind).get("__orig_bases__", kind.__bases__):
+        base = get_origin(written) or written
+        arguments = [given.get(x, x) for x in get_args(written)]
+        if base is Modality:
+            return arguments[1] if arguments else None
+        if isinstance(base, type) and issubclass(base, Modality):
+            parameters = getattr(base, "__parameters__", ())
+            return _config_argument(base, dict(zip(parameters, arguments, strict=False)))
+    return None
 
 
 def training_only(default: Any) -> Any:
@@ -263,10 +321,12 @@ def config_to_dict(config: Any) -> dict[str, Any]:
 
 
 def config_from_dict(kind: type, values: Mapping[str, Any], subject: str) -> Any:
-    """Build a config dataclass; unknown keys fail with a suggestion.
+    """Build a config dataclass from JSON or YAML values, dataclasses inside it included.
+
+    Where several strings may stand, one may stand alone.
 
     Raises:
-        ConfigError: on a key that the dataclass lacks.
+        ConfigError: on a key that the dataclass lacks, with the nearest that it has.
     """
     known = {field.name for field in dataclasses.fields(kind)}
     for key in values:
@@ -274,8 +334,28 @@ def config_from_dict(kind: type, values: Mapping[str, Any], subject: str) -> Any
             raise ConfigError(
                 f"Unknown key `{key}`.", subject=subject, remedy=did_you_mean(key, known)
             )
-    plain = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
-    return kind(**plain)
+    hints = get_type_hints(kind)
+    return kind(**{k: _built(hints[k], v, f"{subject}, `{k}`") for k, v in values.items()})
+
+
+def _built(hint: Any, value: Any, subject: str) -> Any:
+    """A plain value as the type that its field declares."""
+    if dataclasses.is_dataclass(hint) and isinstance(value, Mapping):
+        return config_from_dict(cast(type, hint), value, subject)
+    kind, arguments = get_origin(hint) or hint, get_args(hint)
+    if kind in (Union, UnionType):
+        arms = () if value is None or type(value) in arguments else arguments
+        tried = (_built(arm, value, subject) for arm in arms)
+        return next((built for built in tried if built is not value), value)
+    if kind in (tuple, list, Sequence) and isinstance(value, str | list | tuple):
+        items = [value] if isinstance(value, str) else list(value)
+        is_fixed = kind is tuple and Ellipsis not in arguments and len(arguments) == len(items)
+        of = arguments if is_fixed else [*arguments, Any][:1] * len(items)
+        built = [_built(h, item, subject) for h, item in zip(of, items, strict=True)]
+        return built if kind is list else tuple(built)
+    if kind is dict and len(arguments) == 2 and isinstance(value, Mapping):
+        return {key: _built(arguments[1], item, subject) for key, item in value.items()}
+    return value
 
 
 def build_modality(name: str, config: Mapping[str, Any] | None = None) -> Modality[Any, Any]:
@@ -293,21 +373,30 @@ def build_modality(name: str, config: Mapping[str, Any] | None = None) -> Modali
 
 
 def freeze(modality: Modality[Any, Any]) -> None:
-    """Forbid further training: ids in a ledger keep their meaning."""
+    """End training: ids in a ledger keep their meaning.
+
+    `fit` refuses from now on, and the network takes no gradient. What still changes in place is
+    found before a checkpoint is written, by its fingerprint.
+    """
     modality.frozen = True
+    if modality.network is not None:
+        modality.network.requires_grad_(False).eval()
+    vars(modality)["fit"] = partial(_refuse_fit, modality.name)
+
+
+def _refuse_fit(name: str, values: Iterable[Any]) -> NoReturn:
+    raise VocabularyError(
+        f"`{name}` is frozen: its ids are in a ledger.",
+        remedy=f"Train a new one and add it as `{name}@2`.",
+    )
 
 
 def fit(modality: Modality[Any, Any], values: Iterable[Any]) -> None:
-    """Run `Modality.fit` unless the modality is frozen.
+    """Run `Modality.fit`.
 
     Raises:
         VocabularyError: if it already entered a ledger.
     """
-    if modality.frozen:
-        raise VocabularyError(
-            f"`{modality.name}` is frozen: its ids are in a ledger.",
-            remedy=f"Train a new one and add it as `{modality.name}@2`.",
-        )
     modality.fit(values)
 
 

@@ -9,7 +9,7 @@ Nothing here knows about a model or a modality.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -65,10 +65,6 @@ class Tokens:
         if isinstance(self.span, Tensor):
             return self.span
         return torch.full((len(self),), self.span, dtype=torch.int64)
-
-    def without_ids(self) -> "Tokens":
-        """The same positions without their discrete ids."""
-        return replace(self, ids=None)
 
 
 def line_grid(length: int) -> Int[Tensor, "T 3"]:

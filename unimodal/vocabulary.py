@@ -10,6 +10,7 @@ the softmax, in training and in generation alike.
 """
 
 import json
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -27,15 +28,18 @@ from unimodal.grammar import (
     SegmentGrammar,
     Switch,
     compile_segment,
+    cycle_of,
     header_axes,
     size_span,
 )
 from unimodal.modality import Modality, build_modality, config_to_dict, freeze
 from unimodal.registry import did_you_mean
 
+log = logging.getLogger(__name__)
+
 LEDGER_VERSION = 1
 CONTROL_SPAN = "special"
-CONTROLS = ("pad", "mask", "end", "stop", "null")
+CONTROLS = ("pad", "mask", "end", "stop")
 CONTROL_SIZE = 8
 """Ids of the control span; those after `CONTROLS` are reserved."""
 SWITCH = "switch"
@@ -106,18 +110,33 @@ class Entry:
     decoder_hash: str
     spans: dict[str, int]
 
+    def check_same(self, found: "Entry", name: str) -> None:
+        """Check that the tokenizer `found` means the same by its ids.
+
+        Raises:
+            VocabularyError: naming the span, both fingerprints and the remedy.
+        """
+        if found.fingerprint != self.fingerprint or found.spans != self.spans:
+            raise VocabularyError(
+                f"Modality `{name}` has fingerprint {found.fingerprint}, but the ledger was "
+                f"written with {self.fingerprint}: its ids no longer mean the same.",
+                subject=f"span `{name}.{next(iter(self.spans), 'open')}`",
+                remedy="Restore the tokenizer that the checkpoint was trained with, or add "
+                f"this one as `{name.partition('@')[0]}@2` and train its span.",
+            )
+
 
 @dataclass
 class Vocabulary:
     """The ledger, with the modalities whose ids it hands out.
 
-    Build one with `Vocabulary.of`, grow it with `add`, save it with `to_json`.
+    Build one with `Vocabulary.of`, grow it with `add` and `list_opener`, save it with `to_json`.
     """
 
     spans: list[Span] = field(default_factory=list)
     entries: dict[str, Entry] = field(default_factory=dict)
     modalities: dict[str, Modality[Any, Any]] = field(default_factory=dict)
-    openers_listed: list[str] = field(default_factory=list)
+    openers_listed: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.spans:
@@ -141,8 +160,7 @@ class Vocabulary:
         for name, modality in chosen.items():
             vocabulary.add(name, modality)
         for name in openers:
-            vocabulary.modality(name)
-            vocabulary.openers_listed.append(name)
+            vocabulary.list_opener(name)
         return vocabulary
 
     @property
@@ -155,10 +173,11 @@ class Vocabulary:
         return CONTROLS.index(name)
 
     def add(self, name: str, modality: Modality[Any, Any]) -> None:
-        """Append a modality's spans. Old ids stay as they are.
+        """Append a modality's spans and freeze it: all of it, or nothing. Old ids stay as they are.
 
         Raises:
-            VocabularyError: if the name is taken, or the modality is not ready.
+            VocabularyError: if the name is taken, a span is empty, or the modality is not ready.
+            ConfigError: if its layout contradicts itself or its spans.
         """
         if name in self.entries:
             raise VocabularyError(
@@ -172,17 +191,22 @@ class Vocabulary:
             )
         if not (modality.is_discrete or modality.is_continuous):
             raise VocabularyError(f"`{name}` declares neither `spans` nor `feature_shape`.")
-        self.add_span(f"{name}.open", 1, owner=name)
+        sizes = {"open": 1}
         if modality.is_discrete:
             if modality.layout is None:
                 raise VocabularyError(f"`{name}` has spans, but no `layout`.")
+            cycle_of(modality.layout, list(modality.spans))
             for axis, (low, high) in header_axes(modality.layout).items():
-                self.add_span(f"{name}.{size_span(axis)}", high - low + 1, owner=name)
-            for span, size in modality.spans.items():
-                self.add_span(f"{name}.{span}", size, owner=name)
+                sizes[size_span(axis)] = high - low + 1
+            for span in modality.spans.keys() & sizes.keys():
+                raise VocabularyError(f"Span `{name}.{span}` is the ledger's own: rename it.")
+            sizes |= modality.spans
+        spans = self._following({f"{name}.{span}": size for span, size in sizes.items()}, name)
         freeze(modality)
+        entry = _entry(modality)
+        self.spans += spans
         self.modalities[name] = modality
-        self.entries[name] = _entry(modality)
+        self.entries[name] = entry
         self._forget()
 
     def add_span(self, name: str, size: int, owner: str) -> Span:
@@ -191,13 +215,32 @@ class Vocabulary:
         Raises:
             VocabularyError: if the name is taken or the size is below 1.
         """
-        if any(span.name == name for span in self.spans):
-            raise VocabularyError(f"Span `{name}` is in the ledger already.")
-        if size < 1:
-            raise VocabularyError(f"Span `{name}` must have at least 1 id, but has {size}.")
-        self.spans.append(Span(name, self.size, size, owner))
+        self.spans += self._following({name: size}, owner)
         self._forget()
         return self.spans[-1]
+
+    def list_opener(self, name: str) -> None:
+        """Let free switching open segments of modality `name`; once is enough.
+
+        Raises:
+            VocabularyError: if the modality is unknown or input only.
+        """
+        self.grammar(name)
+        if name not in self.openers_listed:
+            self.openers_listed += (name,)
+            self._forget()
+
+    def _following(self, sizes: Mapping[str, int], owner: str) -> list[Span]:
+        """The spans that would come next, checked."""
+        taken, start, spans = {span.name for span in self.spans}, self.size, []
+        for name, size in sizes.items():
+            if name in taken:
+                raise VocabularyError(f"Span `{name}` is in the ledger already.")
+            if size < 1:
+                raise VocabularyError(f"Span `{name}` must have at least 1 id, but has {size}.")
+            spans.append(Span(name, start, size, owner))
+            start += size
+        return spans
 
     def span(self, name: str) -> Span:
         """The span called `name`."""
@@ -238,11 +281,16 @@ class Vocabulary:
             span: Which span each belongs to, in the order of `Modality.spans`: (T,) or one int.
 
         Raises:
-            VocabularyError: if an id leaves its span.
+            VocabularyError: if there is no such span, or an id leaves its span.
         """
         starts, sizes = self._offsets[name]
         local = ids.numpy().astype(np.int64)
-        of = span.numpy() if isinstance(span, Tensor) else span
+        of = np.asarray(span.numpy() if isinstance(span, Tensor) else span)
+        if of.size and not 0 <= of.min() <= of.max() < len(sizes):
+            bad = of.min() if of.min() < 0 else of.max()
+            raise VocabularyError(
+                f"`{name}` encoded span {bad}, but has spans 0 to {len(sizes) - 1}."
+            )
         outside = (local < 0) | (local >= sizes[of])
         if outside.any():
             bad = local[outside][0]
@@ -352,13 +400,21 @@ class Vocabulary:
             self.__dict__.pop(name, None)
 
     def to_json(self) -> str:
-        """The ledger as JSON text."""
+        """The ledger as JSON text.
+
+        Raises:
+            VocabularyError: if a tokenizer changed since it was added: its own ledger would refuse
+                it at load.
+        """
+        entries = {name: _entry(modality) for name, modality in self.modalities.items()}
+        for name, entry in entries.items():
+            self.entries[name].check_same(entry, name)
         return json.dumps(
             {
                 "version": LEDGER_VERSION,
                 "spans": [asdict(span) for span in self.spans],
-                "modalities": {name: asdict(entry) for name, entry in self.entries.items()},
-                "openers": self.openers_listed,
+                "modalities": {name: asdict(entry) for name, entry in entries.items()},
+                "openers": list(self.openers_listed),
             },
             indent=1,
         )
@@ -389,25 +445,29 @@ class Vocabulary:
                 modality.load_state(states[name])
             freeze(modality)
             found = _entry(modality)
-            if found.fingerprint != entry.fingerprint or found.spans != entry.spans:
-                raise VocabularyError(
-                    f"Modality `{name}` has fingerprint {found.fingerprint}, but the ledger was "
-                    f"written with {entry.fingerprint}: its ids no longer mean the same.",
-                    subject=f"span `{name}.{next(iter(entry.spans), 'open')}`",
-                    remedy="Restore the tokenizer that the checkpoint was trained with, or add "
-                    f"this one as `{name.partition('@')[0]}@2` and train its span.",
-                )
+            entry.check_same(found, name)
+            if found.decoder_hash != entry.decoder_hash:
+                log.warning("The decoder of `%s` is not the one that the ledger names.", name)
             vocabulary.modalities[name] = modality
-            vocabulary.entries[name] = entry
-        vocabulary.openers_listed = list(ledger["openers"])
+            vocabulary.entries[name] = found
+        vocabulary.openers_listed = tuple(ledger["openers"])
         return vocabulary
 
     def check_extends(self, old: "Vocabulary") -> None:
-        """Check that this vocabulary keeps every id of `old`.
+        """Check that this vocabulary keeps every id of `old`, and its openers.
 
         Raises:
             VocabularyError: naming the span, both fingerprints and the remedy.
         """
+        kept = self.openers_listed[: len(old.openers_listed)]
+        if kept != old.openers_listed:
+            raise VocabularyError(
+                f"The checkpoint lists the openers {old.openers_listed}, but the first here are "
+                f"{kept}: its probabilities of free switching would change.",
+                remedy="List the checkpoint's openers first, in their order.",
+            )
+        if added := self.openers_listed[len(kept) :]:
+            log.warning("Openers %s are added: free switching shares its weight with them.", added)
         for mine, theirs in zip(self.spans, old.spans, strict=False):
             if mine != theirs:
                 raise VocabularyError(

@@ -31,8 +31,6 @@ from unimodal.types import line_grid
 
 @register_modality("{name}")
 class {kind}(Modality[np.ndarray, NoConfig]):
-    """One id a step."""
-
     value_type = np.ndarray
     raw_unit = "step"
     spans = {{"levels": 256}}
@@ -46,11 +44,13 @@ class {kind}(Modality[np.ndarray, NoConfig]):
         return Tokens(line_grid(len(value)), ids)
 
     def decode(self, tokens: Tokens) -> np.ndarray:
-        assert tokens.ids is not None
-        return tokens.ids.numpy() / 255.0
+        return np.asarray(tokens.ids) / 255.0
 
     def distance(self, a: np.ndarray, b: np.ndarray) -> float:
         return float(abs(a - b).max()) if a.shape == b.shape else float("inf")
+
+    def raw_units(self, value: np.ndarray) -> float:
+        return len(value)
 
     def example(self, rng: np.random.Generator) -> np.ndarray:
         return rng.random(int(rng.integers(1, 30)))

@@ -142,9 +142,41 @@ class FakeGrid(Modality[Tensor, NoConfig]):
         _, h, w = (tokens.grid.max(dim=0).values + 1).tolist()
         return tokens.ids.reshape(h, w)
 
+    def raw_units(self, value: Tensor) -> float:
+        """Pixels."""
+        return float(value.numel())
+
     def example(self, rng: np.random.Generator) -> Tensor:
         """1 to 6 rows and 1 to 5 columns."""
         return torch.from_numpy(rng.integers(0, 4, (rng.integers(1, 7), rng.integers(1, 6))))
+
+
+@register_modality("fake_marked")
+class FakeMarked(Modality[str, NoConfig]):
+    """Letters a to d, each with a mark of one id: a code that leaves nothing to choose."""
+
+    value_type = str
+    raw_unit = "byte"
+    spans = {"letter": 4, "mark": 1}
+    layout = Open(max_cells=16)
+
+    def encode(self, value: str) -> Tokens:
+        """Two ids a letter."""
+        ids = [number for letter in value for number in (ord(letter) - ord("a"), 0)]
+        return Tokens(
+            grid=raster_grid(len(value), 1, 1, 2),
+            ids=torch.tensor(ids, dtype=torch.int64),
+            span=torch.arange(2).repeat(len(value)),
+        )
+
+    def decode(self, tokens: Tokens) -> str:
+        """The letters."""
+        assert tokens.ids is not None
+        return "".join(chr(ord("a") + number) for number in tokens.ids[::2].tolist())
+
+    def example(self, rng: np.random.Generator) -> str:
+        """Up to 8 letters."""
+        return "".join("abcd"[n] for n in rng.integers(0, 4, rng.integers(0, 9)))
 
 
 @register_modality("fake_events")
@@ -183,6 +215,10 @@ class FakeEvents(Modality[Events, NoConfig]):
                 letters.append(number)
                 ticks.append(now)
         return Events(tuple(letters), tuple(ticks))
+
+    def raw_units(self, value: Events) -> float:
+        """Ticks up to the last letter."""
+        return float(max(value.ticks) + 1)
 
     def example(self, rng: np.random.Generator) -> Events:
         """1 to 5 events."""
@@ -441,6 +477,7 @@ FAKES: tuple[type[Modality[object, object]], ...] = (
     FakeLine,
     FakeResidual,
     FakeGrid,
+    FakeMarked,
     FakeEvents,
     FakeMasked,
     FakeContinuous,

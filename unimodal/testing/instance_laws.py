@@ -12,15 +12,13 @@ from typing import Any
 
 import torch
 
-from unimodal.errors import MediaError, VocabularyError
+from unimodal.errors import MediaError
 from unimodal.modality import (
     DECODER_PREFIX,
     TRAINING_ONLY,
     Modality,
     config_from_dict,
     config_to_dict,
-    fit,
-    freeze,
 )
 from unimodal.testing.laws import Subject, law, same_tokens
 
@@ -150,18 +148,6 @@ def config(s: Subject) -> Iterator[str]:
     again = config_from_dict(type(c), json.loads(json.dumps(config_to_dict(c))), "config")
     if again != c:
         yield f"{c} comes back from JSON as {again}."
-
-
-@law
-def frozen(s: Subject) -> Iterator[str]:
-    """A frozen modality refuses `fit`."""
-    other = s.rebuilt()
-    freeze(other)
-    try:
-        fit(other, s.examples)
-    except VocabularyError:
-        return
-    yield "`fit` of a frozen modality must raise VocabularyError."
 
 
 _SUFFIXES = (".png", ".wav", ".mkv", ".fa", ".txt", ".npy", ".json", ".csv", ".bin")

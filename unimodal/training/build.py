@@ -197,7 +197,8 @@ def decoder_from(folder: Path, config: ExperimentConfig) -> Decoder:
         take_training_fields(vocabulary.modality(name), name, config.modalities[name] or {})
     for name, modality in added.items():
         vocabulary.add(name, modality)
-    vocabulary.openers_listed += [n for n in config.openers if n not in vocabulary.openers_listed]
+    for name in config.openers:
+        vocabulary.list_opener(name)
     old.config = dataclasses.replace(
         old.config,
         patterns={**old.config.patterns, **config.model.patterns},

@@ -1,4 +1,4 @@
-"""Boards: a grid of squares in four colours, with a header for its size."""
+"""Boards: squares in four colours, one id each, with a header for the size."""
 
 import numpy as np
 import torch
@@ -10,8 +10,6 @@ from unimodal.types import raster_grid
 
 
 class Board(Modality[np.ndarray, NoConfig]):
-    """One id a square."""
-
     value_type = np.ndarray
     raw_unit = "square"
     spans = {"colours": 4}
@@ -29,6 +27,9 @@ class Board(Modality[np.ndarray, NoConfig]):
 
     def distance(self, a: np.ndarray, b: np.ndarray) -> float:
         return float((a != b).mean()) if a.shape == b.shape else 1.0
+
+    def raw_units(self, value: np.ndarray) -> float:
+        return value.size
 
     def example(self, rng: np.random.Generator) -> np.ndarray:
         return rng.integers(0, 4, rng.integers(2, 5, 2))
