@@ -245,13 +245,10 @@ def test_a_segment_that_was_not_asked_for_may_not_open() -> None:
         cursor.push(grammars["b"].opener)
 
 
-def test_header_ids_state_a_size_and_refuse_one_out_of_bounds() -> None:
+def test_header_ids_state_the_sizes_that_vary() -> None:
     grammar = compiled([Grid(max_size=(1, 4, 6), min_size=(1, 2, 6))])["a"]
     assert [h.axis for h in grammar.headers] == [1]
     assert grammar.header_ids((1, 3, 6)) == [grammar.headers[0].first_id + 1]
-    for size, axis in [((1, 5, 6), "h"), ((1, 1, 6), "h"), ((1, 3, 5), "w"), ((2, 3, 6), "t")]:
-        with pytest.raises(GrammarError, match=f"axis {axis}"):
-            grammar.header_ids(size)
 
 
 @pytest.mark.parametrize("budget", range(1, 30))

@@ -3,7 +3,8 @@
 A modality states one of three layouts. `SegmentGrammar` is a layout compiled against the ids of a
 vocabulary; `SegmentCursor` walks it for one segment, `DocumentCursor` for a whole answer of one or
 several segments. The cursors serve generation (which ids are legal now, within the token budget)
-and define the labels of training (`SegmentGrammar.labels`): both read the same head sets.
+and define the labels of training (`SegmentGrammar.labels`): both read the same head sets. Content
+that is not what a cursor would walk is refused when it is encoded (`stream.content`).
 
 An answer always decodes: every state knows its shortest completion, and an id that cannot finish
 within the budget is illegal. A position with one legal id is forced: it is appended, not sampled,
@@ -166,40 +167,34 @@ class SegmentGrammar:
         """A cursor at the position after the opener."""
         return SegmentCursor(self)
 
+    def is_single(self, place: int) -> bool:
+        """Whether code `place` of a cell has one id to choose from: it is never sampled."""
+        may_end = place == 0 and self.end is not None
+        return not may_end and sum(b - a for a, b in self.slots[place].ranges) == 1
+
     def shortest(self) -> int:
         """Fewest ids of a whole segment, without the opener."""
         return self.cursor().shortest()
 
     def header_ids(self, size: Sequence[int]) -> list[int]:
-        """Ids that state a size (t, h, w).
-
-        Raises:
-            GrammarError: if an axis is out of bounds.
-        """
-        ids = []
-        for axis, fixed in enumerate(self.size):
-            header = next((h for h in self.headers if h.axis == axis), None)
-            low, high = (header.low, header.high) if header else (fixed, fixed)
-            if self.end is None and not low <= size[axis] <= high:
-                raise GrammarError(
-                    f"A `{self.name}` value has size {size[axis]} on axis {AXES[axis]}, but its "
-                    f"layout allows {low} to {high}.",
-                    remedy="Resize the value, or widen the layout in the modality's config.",
-                )
-            if header:
-                ids.append(header.first_id + int(size[axis]) - header.low)
-        return ids
+        """Ids that state a size (t, h, w) within the bounds."""
+        return [h.first_id + int(size[h.axis]) - h.low for h in self.headers]
 
     def labels(self, num_codes: int, numbers: Mapping[str, int]) -> Int[Tensor, " T"]:
         """Head-set numbers of a segment's positions after the opener: header, codes, end.
 
-        Equal to walking a cursor, but vectorised. Positions that a cursor forces are `FORCED`.
+        Equal to walking a cursor, but vectorised. Positions whose only id follows from the layout
+        are `FORCED`: a slot of one id, and the end after the last cell that may be.
 
         Args:
             num_codes: Content positions of the segment.
             numbers: Number of each head set.
         """
-        cycle = torch.tensor([numbers[slot.head_set] for slot in self.slots], dtype=torch.int32)
+        labels = [
+            FORCED if self.is_single(place) else numbers[slot.head_set]
+            for place, slot in enumerate(self.slots)
+        ]
+        cycle = torch.tensor(labels, dtype=torch.int32)
         cells = -(-num_codes // len(cycle))
         parts = [torch.tensor([numbers[h.head_set] for h in self.headers], dtype=torch.int32)]
         parts.append(cycle.repeat(cells)[:num_codes])

@@ -11,7 +11,10 @@ from unimodal.stream import Document, Segment, StreamConfig, encode_document
 from unimodal.stream.encoding import NO_TARGET
 from unimodal.vocabulary import SWITCH, Vocabulary
 
-DISCRETE = ["fake_line", "fake_residual", "fake_grid", "fake_events", "fake_masked"]
+DISCRETE = [
+    *("fake_line", "fake_residual", "fake_grid", "fake_events", "fake_masked"),
+    "fake_marked",
+]
 CONFIG = StreamConfig()
 
 
@@ -28,8 +31,8 @@ def segment(vocabulary, name, seed=0, **options):
 @pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize("name", DISCRETE)
 def test_labels_are_what_walking_the_automaton_says(vocabulary, name, seed):
-    document = Document([segment(vocabulary, name, seed, objective="next")])
-    encoded = encode_document(document, vocabulary, CONFIG)
+    item = segment(vocabulary, name, seed, objective="next", attend="causal")
+    encoded = encode_document(Document([item]), vocabulary, CONFIG)
     true_ids = encoded.ids.clone()
     true_ids[1:] = torch.where(
         encoded.targets[:-1] != NO_TARGET, encoded.targets[:-1], true_ids[1:]
@@ -147,6 +150,34 @@ def test_bad_segments_name_their_sample(vocabulary, item, match):
         item = segment(vocabulary, "fake_continuous", objective="next")
     with pytest.raises(DataError, match=match) as caught:
         encode_document(Document([item], id="sample 7"), vocabulary, CONFIG)
+    assert "sample 7" in str(caught.value)
+
+
+def test_full_with_next_is_an_error_where_the_modality_attends_in_full(vocabulary):
+    item = segment(vocabulary, "fake_masked", objective="next")
+    with pytest.raises(DataError, match="attend=causal") as caught:
+        encode_document(Document([item], id="sample 7"), vocabulary, CONFIG)
+    assert "sample 7" in str(caught.value)
+
+
+@pytest.mark.parametrize("options", [{"objective": "masked"}, {}], ids=["masked", "augment"])
+def test_what_is_drawn_needs_a_generator(vocabulary, options):
+    item = segment(vocabulary, "fake_masked", **options)
+    with pytest.raises(ConfigError, match="`rng` is None"):
+        encode_document(Document([item]), vocabulary, CONFIG, augment=not options)
+
+
+def test_the_stop_of_a_free_document_weighs_as_its_last_segment(vocabulary):
+    items = [Segment("fake_line", "ab", objective="next", weight=0.25) for _ in range(2)]
+    encoded = encode_document(Document(items, free=True), vocabulary, CONFIG)
+    assert encoded.loss_weight.unique().tolist() == [0.0, 0.25]
+    assert float(encoded.loss_weight[-2]) == 0.25
+
+
+def test_a_free_document_goes_on_with_listed_openers_only(vocabulary):
+    items = [Segment("fake_line", "ab"), segment(vocabulary, "fake_events")]
+    with pytest.raises(DataError, match="no listed opener") as caught:
+        encode_document(Document(items, id="sample 7", free=True), vocabulary, CONFIG)
     assert "sample 7" in str(caught.value)
 
 

@@ -165,6 +165,15 @@ class NoUnits(FakeContinuous):
         return 0.0
 
 
+class UnknownUnits(FakeEvents):
+    raw_units = Modality.raw_units
+
+
+class DoubleBytes(FakeLine):
+    def raw_units(self, value):
+        return 2 * len(value)
+
+
 class BadAugment(FakeContinuous):
     def augment(self, tokens, rng):
         return dataclasses.replace(tokens, features=tokens.features.half())
@@ -242,16 +251,6 @@ class ReadsAnother(FakeLine):
         return path.read_text(encoding="utf-8") + "z"
 
 
-class Unfreezable(FakeCodec):
-    @property
-    def frozen(self):
-        return False
-
-    @frozen.setter
-    def frozen(self, value):
-        self.asked = value
-
-
 BROKEN: list[tuple[type[Modality[Any, Any]], str, str]] = [
     (NoSpans, "declaration", "neither `spans` nor `feature_shape`"),
     (NoLayout, "declaration", "needs a `layout`"),
@@ -265,7 +264,7 @@ BROKEN: list[tuple[type[Modality[Any, Any]], str, str]] = [
     (NotANumber, "features", "NaN"),
     (ColumnMajor, "grid", "raster"),
     (TooManyCells, "grid", "the layout allows 0 to 2 cells"),
-    (LevelsSwapped, "cycle", "code 0 must come from level_0"),
+    (LevelsSwapped, "cycle", "Code 0 must come from `levelsswapped.level_0`"),
     (LateClock, "seconds", "must be t x seconds_per_cell"),
     (NoClock, "seconds", "gives no seconds"),
     (BackwardClock, "seconds", "must not fall"),
@@ -276,6 +275,8 @@ BROKEN: list[tuple[type[Modality[Any, Any]], str, str]] = [
     (WrongLength, "length", "positions"),
     (ReversedBatch, "batches", "differs from `encode`"),
     (NoUnits, "raw_units", "counts 0.0 steps"),
+    (UnknownUnits, "raw_units", "does not say how many steps"),
+    (DoubleBytes, "raw_units", "counts"),
     (BadAugment, "augmentation", "after `augment`, features must be float32"),
     (Downsample, "embedding", "the embedder must give (2,"),
     (Leak, "embedding", "changes the embedding of another"),
@@ -287,7 +288,6 @@ BROKEN: list[tuple[type[Modality[Any, Any]], str, str]] = [
     (ShowsRemote, "showing", "nothing from outside"),
     (ShowsScript, "showing", "<script>"),
     (LosesConfig, "config", "comes back from JSON as"),
-    (Unfreezable, "frozen", "must raise VocabularyError"),
 ]
 
 

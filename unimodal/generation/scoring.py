@@ -123,7 +123,7 @@ def classify(
         raise ConfigError("There are no candidates to choose among.")
     tails = [
         encode_document(
-            Document([replace(c, objective="next", role="asked", attend=None)]),
+            Document([replace(c, objective="next", role="asked", attend="causal")]),
             decoder.vocabulary,
             decoder.stream,
         )

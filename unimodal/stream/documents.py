@@ -4,7 +4,7 @@ Values only; ids, coordinates and targets come from `encoding`.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from unimodal.constraints import Constraint
@@ -22,7 +22,8 @@ class Segment:
     Attributes:
         modality: Ledger name of the modality.
         value: The raw value, or its `Tokens`; None in a request that asks for it.
-        attend: "causal" or "full"; None takes the modality's own.
+        attend: "causal" or "full"; None takes the modality's own, which must be causal for the
+            objective "next".
         objective: "none": no loss; "next": predict each id from those before; "masked": predict
             hidden ids at their own positions.
         weight: Loss weight of its positions, at least 0.
@@ -74,7 +75,6 @@ class Document:
     id: str = ""
     task: str = ""
     free: bool = False
-    meta: dict[str, Any] = field(default_factory=dict, compare=False)
 
     def given(self) -> "Document":
         """The request: everything that is supplied, up to the first asked segment."""

@@ -18,9 +18,10 @@ from jaxtyping import Bool, Float, Int
 from numpy.typing import NDArray
 from torch import Tensor
 
-from unimodal.errors import DataError
-from unimodal.grammar import FORCED, Open, cycle_of
+from unimodal.errors import ConfigError, DataError, GrammarError, UnimodalError, VocabularyError
+from unimodal.grammar import FORCED
 from unimodal.modality import Modality
+from unimodal.stream.content import check_cells, check_codes
 from unimodal.stream.documents import Document, Segment
 from unimodal.types import CONTROL_CELL, Tokens
 from unimodal.vocabulary import SWITCH, Vocabulary
@@ -118,7 +119,7 @@ def encode_document(
     """Encode a document.
 
     Args:
-        document: Its segments have values, except trailing asked ones of a request.
+        document: All its segments have values; a request gives `document.given()`.
         vocabulary: Source of all ids.
         config: The clock.
         rng: Draws masks and augmentations; required by `masked` segments and `augment`.
@@ -128,7 +129,14 @@ def encode_document(
     Raises:
         DataError: naming the sample, if a segment has no value, a value does not fit its layout, or
             the document is longer than `longest`.
+        ConfigError: if something is to be drawn, but there is no `rng`.
     """
+    if rng is None and (augment or any(s.objective == "masked" for s in document.segments)):
+        raise ConfigError(
+            "Masks and augmentations are drawn, but `rng` is None.",
+            subject=document.id or None,
+            remedy="Pass a generator, another for each document.",
+        )
     pieces = _read(document, vocabulary, rng or np.random.default_rng(0), augment, longest)
     extra = 1 if document.free else 0
     check_length(document, sum(piece.total for piece in pieces) + extra, longest)
@@ -220,13 +228,25 @@ def _read(
     pieces: list[_Piece] = []
     for segment in document.segments:
         modality = vocabulary.modality(segment.modality)
-        tokens = _encode(document, segment, modality)
-        if augment:
-            tokens = modality.augment(tokens, rng)
-        # A frame takes ten times the memory of the ids: a text of millions must not get one.
-        check_length(document, len(tokens), longest)
-        is_switch = document.free and bool(pieces) and vocabulary.switch is not None
-        pieces.append(_frame(document, segment, modality, tokens, vocabulary, rng, is_switch))
+        is_switch = document.free and bool(pieces)
+        try:
+            tokens = _encode(document, segment, modality)
+            if augment:
+                tokens = modality.augment(tokens, rng)
+            # A frame takes ten times the memory of the ids: a text of millions must not get one.
+            check_length(document, len(tokens), longest)
+            if is_switch and segment.modality not in vocabulary.openers_listed:
+                raise DataError(
+                    f"A free document goes on with `{segment.modality}`, which is no listed opener."
+                )
+            pieces.append(_frame(segment, modality, tokens, vocabulary, rng, is_switch))
+        except (GrammarError, VocabularyError) as error:
+            raise DataError(
+                error.message, subject=document.id or error.subject, remedy=error.remedy
+            ) from error
+        except UnimodalError as error:
+            error.subject = error.subject or document.id or None
+            raise
     return pieces
 
 
@@ -248,11 +268,17 @@ def _encode(document: Document, segment: Segment, modality: Modality[Any, Any]) 
             subject=subject,
             remedy=f"Predict `{modality.decoded_by}` instead." if modality.decoded_by else None,
         )
+    if segment.objective == "next" and (segment.attend or modality.attend) == "full":
+        raise DataError(
+            f"Modality `{segment.modality}` attends in full: with the objective `next` it would "
+            "see the ids that it must predict.",
+            subject=subject,
+            remedy="Set attend=causal on the segment, or objective=masked.",
+        )
     return tokens
 
 
 def _frame(
-    document: Document,
     segment: Segment,
     modality: Modality[Any, Any],
     tokens: Tokens,
@@ -267,11 +293,7 @@ def _frame(
     heads = np.full(1 + content, FORCED, np.int32)
     if modality.is_discrete and modality.layout is not None:
         grammar = vocabulary.grammar(segment.modality)
-        if isinstance(modality.layout, Open):
-            _check_open(modality.layout, document, segment, modality, tokens)
-        else:
-            size = (tokens.grid.max(dim=0).values + 1).tolist() if content else [0, 0, 0]
-            before += grammar.header_ids(size)
+        before += grammar.header_ids(check_cells(grammar, tokens.grid.numpy()))
         after = [] if grammar.end is None else [grammar.end]
         heads = np.full(len(before) + content + len(after), FORCED, np.int32)
         heads[1:] = grammar.labels(content, vocabulary.head_numbers)
@@ -284,6 +306,7 @@ def _frame(
     ids[inside.stop :] = after
     if tokens.ids is not None:
         ids[inside] = vocabulary.content_ids(segment.modality, tokens.ids, tokens.span)
+        check_codes(vocabulary.grammar(segment.modality).slots, ids[inside])
     hidden = np.zeros(content, np.bool_)
     targets = np.full(len(heads), NO_TARGET, np.int64)
     if segment.objective == "next":
@@ -291,16 +314,15 @@ def _frame(
     elif segment.objective == "masked" and content:
         count = max(1, round(content * segment.mask_ratio))
         hidden[rng.permutation(content)[:count]] = True
-        targets[inside] = np.where(hidden, ids[inside], NO_TARGET)
+        targets[inside] = np.where(hidden & (heads[inside] >= 0), ids[inside], NO_TARGET)
     inputs = ids
     if tokens.features is not None:
         inputs[inside] = pad
     inputs[inside][hidden] = mask
-    attend = segment.attend or modality.attend
     return _Piece(
         segment=segment,
         kind=vocabulary.kind(segment.modality),
-        full=attend == "full" and segment.objective != "next",
+        full=(segment.attend or modality.attend) == "full",
         inputs=inputs,
         targets=targets,
         heads=heads,
@@ -328,24 +350,6 @@ def _without(features: Tensor | None, hidden: NDArray[np.bool_]) -> Tensor | Non
         return features
     mask = torch.from_numpy(hidden).reshape(-1, *[1] * (features.ndim - 1))
     return features.masked_fill(mask, 0.0)
-
-
-def _check_open(
-    layout: Open,
-    document: Document,
-    segment: Segment,
-    modality: Modality[Any, Any],
-    tokens: Tokens,
-) -> None:
-    codes = len(cycle_of(layout, list(modality.spans)))
-    cells, rest = divmod(len(tokens), codes)
-    most = float("inf") if layout.max_cells is None else layout.max_cells
-    if rest or not layout.min_cells <= cells <= most:
-        raise DataError(
-            f"A `{segment.modality}` value has {len(tokens)} codes, but its layout allows "
-            f"{layout.min_cells} to {layout.max_cells or 'any number of'} cells of {codes}.",
-            subject=document.id or None,
-        )
 
 
 def _positions(out: NDArray[np.float32], piece: _Piece, cursor: float, rate: float) -> float:
@@ -400,7 +404,7 @@ class _Columns:
             )
         self.ids[-1] = self.next[-1] = switch.stop
         self.heads[-1] = vocabulary.head_numbers[SWITCH]
-        self.weight[-1] = 1.0
+        self.weight[-1] = self.weight[-2] if len(self.weight) > 1 else 1.0
         self.position[-1] = cursor
         self.segment[-1] = number
         self.kind[-1] = self.kind[-2] if len(self.kind) > 1 else 0

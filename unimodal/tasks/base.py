@@ -178,7 +178,7 @@ class Task(ABC):
 
     def default_baselines(self) -> Sequence[str]:
         """Baselines that fit the values, unless the options name others."""
-        return ("majority", "nearest")
+        return ("majority", "nearest", "linear", "words")
 
     @property
     def target(self) -> Modality[Any, Any]:

@@ -90,9 +90,17 @@ class ContinueTask(Task):
             Segment(
                 self.config.target,
                 first,
+                attend="causal",
                 objective="next",
                 weight=weight * self.options.prefix_weight,
             ),
-            Segment(self.config.target, rest, objective="next", weight=weight, role="asked"),
+            Segment(
+                self.config.target,
+                rest,
+                attend="causal",
+                objective="next",
+                weight=weight,
+                role="asked",
+            ),
         )
         return Document(segments, id=str(record.get("id", "")), task=self.name)

@@ -80,6 +80,7 @@ class ModelTask(Task):
         segment = Segment(
             self.config.target,
             value,
+            attend="causal",
             objective="next",
             weight=self.config.loss_weight,
             role="asked",

@@ -110,6 +110,7 @@ class TranslateTask(Task):
         target = Segment(
             self.config.target,
             self.one_value(record, self.target_field, self.config.target, rng),
+            attend="causal",
             objective="next",
             weight=self.config.loss_weight,
             role="asked",

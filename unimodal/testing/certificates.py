@@ -233,7 +233,10 @@ def _tokens(vocabulary: Vocabulary, name: str, ids: Sequence[int]) -> Tokens:
 
 
 def _encode(decoder: Decoder, documents: Sequence[Document]) -> list[EncodedDocument]:
-    return [encode_document(d, decoder.vocabulary, decoder.stream) for d in documents]
+    return [
+        encode_document(d, decoder.vocabulary, decoder.stream, np.random.default_rng(number))
+        for number, d in enumerate(documents)
+    ]
 
 
 def _nll(decoder: Decoder, documents: list[EncodedDocument], length: int) -> Tensor:

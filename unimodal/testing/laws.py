@@ -15,10 +15,12 @@ from typing import Any, get_args
 import numpy as np
 import torch
 
-from unimodal.grammar import Fixed, Grid, Open, bounds, cycle_of
-from unimodal.modality import Attend, Modality
-from unimodal.testing.walks import random_tokens
-from unimodal.types import Tokens, raster_grid
+from unimodal.errors import GrammarError
+from unimodal.grammar import Fixed, Grid, Open, cycle_of
+from unimodal.modality import STRING_UNITS, Attend, Modality
+from unimodal.stream.content import check_cells, check_codes
+from unimodal.testing.walks import random_tokens, standalone_grammar
+from unimodal.types import Tokens
 
 
 @dataclass
@@ -180,19 +182,19 @@ def cycle(s: Subject) -> Iterator[str]:
     m = s.modality
     if not isinstance(m.layout, Fixed | Grid | Open) or not m.is_discrete:
         return
-    slots = cycle_of(m.layout, list(m.spans))
-    names = list(m.spans)
+    grammar, range_of = standalone_grammar(m)
+    starts = torch.tensor([range_of[name][0] for name in m.spans])
     for tokens in s.tokens():
         if tokens.ids is None:
             continue
-        for place, number in enumerate(tokens.spans().tolist()):
-            slot = slots[place % len(slots)]
-            if not 0 <= number < len(names) or names[number] not in slot:
-                yield (
-                    f"code {place} must come from {' or '.join(slot)}, but is of span {number} "
-                    f"({names[number] if 0 <= number < len(names) else 'undeclared'})."
-                )
-                break
+        number = tokens.spans()
+        if not bool(((number >= 0) & (number < len(starts))).all()):
+            yield f"`span` must lie in 0 to {len(starts) - 1}."
+            continue
+        try:
+            check_codes(grammar.slots, (tokens.ids + starts[number]).numpy())
+        except GrammarError as error:
+            yield error.message
 
 
 @law
@@ -278,11 +280,18 @@ def batches(s: Subject) -> Iterator[str]:
 
 @law
 def raw_units(s: Subject) -> Iterator[str]:
-    """`raw_units` is finite, and above 0 for a value that has positions."""
+    """`raw_units` is finite, above 0 for a value that has positions, and right for strings."""
+    m = s.modality
+    if not m.is_discrete and type(m).raw_units is Modality.raw_units:
+        return  # what is input only has no bits to count by them
     for value, tokens in zip(s.examples, s.tokens(), strict=True):
-        units = s.modality.raw_units(value)
+        units = m.raw_units(value)
+        if isinstance(value, str) and m.raw_unit in STRING_UNITS:
+            expected = STRING_UNITS[m.raw_unit](value)
+            if units != expected:
+                yield f"a string of {expected} {m.raw_unit}s counts {units}."
         if not math.isfinite(units) or units < 0 or (len(tokens) and units == 0):
-            yield f"a value of {len(tokens)} positions counts {units} {s.modality.raw_unit}s."
+            yield f"a value of {len(tokens)} positions counts {units} {m.raw_unit}s."
 
 
 @law
@@ -311,22 +320,7 @@ def _grid_of(m: Modality[Any, Any], tokens: Tokens) -> Iterator[str]:
         if bool((order.diff() < 0).any()):
             yield "cells must stand in raster order: t, then h, then w."
         return
-    codes = len(cycle_of(m.layout, list(m.spans)))
-    if isinstance(m.layout, Open):
-        count, rest = divmod(len(tokens), codes)
-        most = math.inf if m.layout.max_cells is None else m.layout.max_cells
-        if rest or not m.layout.min_cells <= count <= most:
-            yield (
-                f"the layout allows {m.layout.min_cells} to {most} cells of {codes} codes, "
-                f"but `encode` gives {len(tokens)} codes."
-            )
-            return
-        size = [count, 1, 1]
-    else:
-        size = (cells.max(dim=0).values + 1).tolist() if len(cells) else [0, 0, 0]
-        for axis, n, low, high in zip("thw", size, *bounds(m.layout), strict=True):
-            if not low <= n <= high:
-                yield f"axis {axis} must have {low} to {high} cells, but has {n}."
-                return
-    if not torch.equal(cells, raster_grid(size[0], size[1], size[2], codes).long()):
-        yield f"cells must be the {' x '.join(map(str, size))} raster, {codes} codes each."
+    try:
+        check_cells(standalone_grammar(m)[0], tokens.grid.numpy())
+    except GrammarError as error:
+        yield error.message
