@@ -20,8 +20,8 @@ class DecoderConfig(BlockConfig):
     """Number of blocks, at least 1."""
 
     patterns: dict[str, Any] = field(default_factory=dict)
-    """Modality name to its pattern on each layer: a list that is cycled, or the preset `dalle`.
-    Modalities that are not named use `Modality.pattern` on all layers."""
+    """Modality name to its pattern on each layer: one for all, a list that is cycled, or the preset
+    `dalle`. Modalities that are not named use `Modality.pattern` on all layers."""
 
     tie_embeddings: bool = True
     """Whether each span's output rows are its embedding rows."""
@@ -52,6 +52,16 @@ class DecoderConfig(BlockConfig):
             raise ConfigError(f"`head` must be span or full, but is {self.head!r}.")
         if not self.z_loss >= 0:
             raise ConfigError(f"`z_loss` must be at least 0, but is {self.z_loss}.")
+        for name in ("init_std", "positions_per_second"):
+            if not getattr(self, name) > 0:
+                raise ConfigError(f"`{name}` must be above 0, but is {getattr(self, name)}.")
+        for modality, written in self.patterns.items():
+            names = [written] if isinstance(written, str) else written
+            if not names or not all(isinstance(name, str) for name in names):
+                raise ConfigError(
+                    f"`patterns.{modality}` must be a pattern or a list of them, but is "
+                    f"{written!r}."
+                )
 
 
 def layer_patterns(config: DecoderConfig, vocabulary: Vocabulary) -> list[tuple[Pattern, ...]]:
@@ -68,7 +78,8 @@ def layer_patterns(config: DecoderConfig, vocabulary: Vocabulary) -> list[tuple[
         if written is None:
             columns.append([modality.pattern] * config.num_layers)
         else:
-            names = dalle_order(config.num_layers) if written == DALLE else list(written)
+            names = [written] if isinstance(written, str) else list(written)
+            names = dalle_order(config.num_layers) if names == [DALLE] else names
             columns.append([parse_pattern(names[i % len(names)]) for i in range(config.num_layers)])
     return list(zip(*columns, strict=True)) if columns else [()] * config.num_layers
 

@@ -62,12 +62,12 @@ class Decoder(nn.Module):
         self.embeddings = nn.ParameterDict()
         self.outputs = nn.ParameterDict()
         for span in vocabulary.spans:
-            self.embeddings[key_of(span.name)] = nn.Parameter(torch.empty(span.size, width))
+            self.embeddings[parameter_key(span.name)] = nn.Parameter(torch.empty(span.size, width))
             if not config.tie_embeddings:
-                self.outputs[key_of(span.name)] = nn.Parameter(torch.empty(span.size, width))
+                self.outputs[parameter_key(span.name)] = nn.Parameter(torch.empty(span.size, width))
         self.embedders = nn.ModuleDict(
             {
-                key_of(name): modality.embedder(width)
+                parameter_key(name): modality.embedder(width)
                 for name, modality in vocabulary.modalities.items()
                 if modality.is_continuous
             }
@@ -117,7 +117,7 @@ class Decoder(nn.Module):
 
     def embedding_table(self) -> Float[Tensor, "V D"]:
         """All spans' embeddings, joined in id order."""
-        return torch.cat([self.embeddings[key_of(s.name)] for s in self.vocabulary.spans])
+        return torch.cat([self.embeddings[parameter_key(s.name)] for s in self.vocabulary.spans])
 
     def embed(
         self,
@@ -136,7 +136,8 @@ class Decoder(nn.Module):
         x = functional.embedding(ids, table)
         flat = x.flatten(0, 1)
         for group in features:
-            embedded = self.embedders[key_of(group.modality)](group.values).flatten(0, 1)
+            embedder = self.embedders[parameter_key(group.modality)]
+            embedded = embedder(group.values.to(_dtype_of(embedder))).flatten(0, 1)
             index, shown = group.index.flatten(), ~group.hidden.flatten()
             if not bool(shown.all()):
                 embedded, index = embedded[shown], index[shown]
@@ -217,8 +218,15 @@ class Decoder(nn.Module):
         """Output rows of a head set, in column order, as pieces."""
         tables = self.embeddings if self.config.tie_embeddings else self.outputs
         return [
-            tables[key_of(name)][first:last] for name, first, last in self.head_set(number).pieces
+            tables[parameter_key(name)][first:last]
+            for name, first, last in self.head_set(number).pieces
         ]
+
+    def columns(self, number: int, columns: Int[Tensor, " P"]) -> Int[Tensor, " P"]:
+        """Columns of `head_set(number)` that columns of the vocabulary's head set stand for."""
+        if self.config.head != "full":
+            return columns
+        return self.vocabulary.head_sets[number].ids.to(columns.device)[columns]
 
     def logits(self, hidden: Float[Tensor, "P D"], number: int) -> Float[Tensor, "P C"]:
         """Logits over a head set, float32."""
@@ -234,13 +242,10 @@ class Decoder(nn.Module):
         total = hidden.new_zeros((), dtype=torch.float32)
         losses = []
         for head in batch.heads:
-            columns = head.columns
-            if self.config.head == "full":
-                columns = self.vocabulary.head_sets[head.number].ids.to(columns.device)[columns]
             part, nll = linear_cross_entropy(
                 hidden[head.index],
                 self.head_weight(head.number),
-                columns,
+                self.columns(head.number, head.columns),
                 head.weight,
                 z_loss=self.config.z_loss,
             )
@@ -256,14 +261,20 @@ class Decoder(nn.Module):
         zero = x.new_zeros(())
         for name, modality in self.vocabulary.modalities.items():
             if modality.is_continuous and name not in present:
+                embedder = self.embedders[parameter_key(name)]
                 blank = torch.zeros(1, 1, *modality.feature_shape, device=x.device)
-                zero = zero + 0.0 * self.embedders[key_of(name)](blank).sum()
+                zero = zero + 0.0 * embedder(blank.to(_dtype_of(embedder))).sum()
         return zero
 
 
-def key_of(name: str) -> str:
+def parameter_key(name: str) -> str:
     """A span or modality name as a parameter key: torch forbids dots."""
     return name.replace(".", "/")
+
+
+def _dtype_of(embedder: nn.Module) -> torch.dtype:
+    """What an embedder computes in; features are float32 until they reach it."""
+    return next((p.dtype for p in embedder.parameters() if p.is_floating_point()), torch.float32)
 
 
 def _generator(name: str, seed: int) -> torch.Generator:

@@ -22,7 +22,7 @@ from unimodal.blocks import Block
 from unimodal.errors import CheckpointError, ConfigError
 from unimodal.grammar import Open
 from unimodal.model.config import DecoderConfig
-from unimodal.model.decoder import Decoder, key_of
+from unimodal.model.decoder import Decoder, parameter_key
 from unimodal.model.durable import read_tensors, write_bytes, write_json, write_tensors
 from unimodal.vocabulary import Span, Vocabulary
 
@@ -53,7 +53,7 @@ def read_huggingface(folder: Path | str) -> tuple[DecoderConfig, dict[str, Tenso
     """Config, weights and `config.json` of a Qwen3 folder.
 
     Raises:
-        CheckpointError: if files are missing, or it is not safetensors.
+        CheckpointError: if files are missing or incomplete, or it is not safetensors.
         ConfigError: naming the option that this decoder does not have.
     """
     folder = Path(folder)
@@ -64,8 +64,14 @@ def read_huggingface(folder: Path | str) -> tuple[DecoderConfig, dict[str, Tenso
         raise CheckpointError(f"It cannot be read as JSON ({error}).", subject=str(path)) from None
     config = config_of(written, str(path))
     if (folder / INDEX).is_file():
-        index = json.loads((folder / INDEX).read_text("utf-8"))
-        names = sorted({Path(str(name)).name for name in index["weight_map"].values()})
+        try:
+            index = json.loads((folder / INDEX).read_text("utf-8"))
+            names = sorted({Path(str(name)).name for name in index["weight_map"].values()})
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise CheckpointError(
+                f"It must hold a `weight_map` of names to files ({type(error).__name__}: {error}).",
+                subject=str(folder / INDEX),
+            ) from None
     else:
         names = [WEIGHTS]
     state: dict[str, Tensor] = {}
@@ -84,9 +90,19 @@ def config_of(written: Mapping[str, Any], subject: str = "config.json") -> Decod
     """The decoder's config that says what a Qwen3 config says.
 
     Raises:
+        CheckpointError: naming a key that is missing or of another type.
         ConfigError: naming an option that this decoder does not have.
     """
-    _refuse_foreign(written, subject)
+    try:
+        _refuse_foreign(written, subject)
+        return _config_of(written)
+    except KeyError as error:
+        raise CheckpointError(f"The key {error} is missing.", subject=subject) from None
+    except (TypeError, ValueError, AttributeError) as error:
+        raise CheckpointError(f"It is not a Qwen3 config ({error}).", subject=subject) from None
+
+
+def _config_of(written: Mapping[str, Any]) -> DecoderConfig:
     rope = written.get("rope_parameters") or {}
     hidden, heads = int(written["hidden_size"]), int(written["num_attention_heads"])
     return DecoderConfig(
@@ -153,8 +169,8 @@ def load_huggingface(
     for key, own_tables in tables.items():
         rows, start = _get(state, key), 0
         for span_name, size in spans or [[wanted.name, wanted.size]]:
-            if key_of(span_name) in own_tables:
-                table = own_tables[key_of(span_name)]
+            if parameter_key(span_name) in own_tables:
+                table = own_tables[parameter_key(span_name)]
                 if len(table) != size or start + size > len(rows):
                     raise CheckpointError(
                         f"Span `{span_name}` has {len(table)} ids, but the weights have "
@@ -256,7 +272,7 @@ def qwen3_state(decoder: Decoder, order: Sequence[Span]) -> dict[str, Tensor]:
     if not decoder.config.tie_embeddings:
         tables.append(("lm_head.weight", decoder.outputs))
     for key, table in tables:
-        state[key] = torch.cat([table[key_of(span.name)] for span in order])
+        state[key] = torch.cat([table[parameter_key(span.name)] for span in order])
     return state
 
 
@@ -336,13 +352,14 @@ def _refuse_own(decoder: Decoder, name: str) -> None:
 
 
 def _refuse_foreign(written: Mapping[str, Any], subject: str) -> None:
-    rope = written.get("rope_parameters") or written.get("rope_scaling") or {}
+    rope_key = "rope_parameters" if written.get("rope_parameters") else "rope_scaling"
+    rope = written.get(rope_key) or {}
     reasons = {
         "model_type": written.get("model_type") != MODEL_TYPE,
         "hidden_act": written.get("hidden_act", "silu") != "silu",
         "attention_bias": bool(written.get("attention_bias", False)),
         "use_sliding_window": bool(written.get("use_sliding_window", False)),
-        "rope_parameters": rope.get("rope_type", rope.get("type", "default")) != "default",
+        rope_key: rope.get("rope_type", rope.get("type", "default")) != "default",
     }
     for option, is_wrong in reasons.items():
         if is_wrong:
