@@ -276,8 +276,13 @@ def test_a_signal_ends_work_that_saves_nothing_at_once_and_the_run_can_go_on(
         fit = FakeWords.fit
         monkeypatch.setattr(FakeWords, "fit", lambda *given: (slow(), fit(*given)))
     elif place == "held-out":
-        build = HeldOut._add_units
-        monkeypatch.setattr(HeldOut, "_add_units", lambda *given: (slow(), build(*given)))
+        build = HeldOut.__init__
+
+        def slow_build(*given: Any, **named: Any) -> None:
+            slow()
+            build(*given, **named)
+
+        monkeypatch.setattr(HeldOut, "__init__", slow_build)
     finish = slow if place == "scoring" else None
     start = time.monotonic()
     stopped = train(experiment(changes), finish=finish)

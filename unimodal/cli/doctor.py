@@ -127,8 +127,6 @@ def _devices() -> list[dict[str, Any]]:
                 "memory_gib": round(facts.total_memory / 2**30, 1),
             }
         )
-    if torch.backends.mps.is_available():
-        devices.append({"device": "mps", "name": "Apple"})
     return devices
 
 

@@ -76,10 +76,14 @@ class HeldOut:
                 self._add_units(name, document, vocabulary)
         packer: Packer[int] = Packer(packing, iter(list(enumerate(encoded))))
         rows = packer.rows(len(encoded))
-        self.batches: list[Batch] = [
+        batches = [
             collate(rows[start : start + rows_per_batch], packing.row_length, vocabulary)
             for start in range(0, len(rows), rows_per_batch)
-        ][rank() :: world_size()]
+        ]
+        self._num_counted = len(batches[rank() :: world_size()])
+        # Every rank computes as many batches, as a sharded model demands; repeats do not count.
+        repeated = batches[:1] * (-len(batches) % world_size())
+        self.batches: list[Batch] = [*batches, *repeated][rank() :: world_size()]
 
     @torch.no_grad()
     def measure(
@@ -94,11 +98,12 @@ class HeldOut:
             return {}
         losses = TaskLosses(self.tasks, device)
         trainee.train(False)
-        for batch in self.batches:
+        for number, batch in enumerate(self.batches):
             moved = batch.to(device)
             with precision.autocast(device):
                 output = trainee.loss(moved)
-            losses.add(moved, output.nll)
+            if number < self._num_counted:
+                losses.add(moved, output.nll)
         trainee.train(True)
         measured = losses.reduced()
         nats = losses.reduced_nats()

@@ -1,9 +1,10 @@
 """The one training loop: for decoders, and for tokenizers that are trained by gradient.
 
 A step: batches of all ranks, loss = sum(weight x nll) / sum(weight) over all of them, gradients
-summed over micro-batches and ranks, clipped, AdamW, EMA. Between steps: held-out loss, checkpoints,
-metrics, and the question whether somebody asked to stop. Every random choice of a step depends on
-(seed, step, rank) alone, so a resumed run is bitwise equal to an uninterrupted one.
+summed over micro-batches and ranks, clipped, optimizer, EMA. Between steps: held-out loss,
+checkpoints, metrics, and the question whether somebody asked to stop. Every random choice of a step
+depends on (seed, step, rank) alone, so under a budget of steps a resumed run is bitwise equal to an
+uninterrupted one; a budget by the clock decides the learning rate as it comes.
 
 Not here: where documents come from (`mixture`), what a run folder holds besides (`run`).
 """
