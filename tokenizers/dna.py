@@ -66,7 +66,8 @@ class DnaConfig:
     """Whether an n-gram begins at every base instead of every `n` bases."""
 
     ambiguity: str = "letters"
-    """How letters other than A, C, G, T are written: `letters` keeps each, `n` makes each an N."""
+    """How letters other than A, C, G, T are written: `letters` keeps each, `n` makes each an N,
+    which is lossy: no bits a base are reported."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.n <= 8:
@@ -104,6 +105,8 @@ class Dna(Modality[str, DnaConfig]):
         self.size = self._first_single + NUM_CODES
         self.spans = {"dna": self.size}
         self.dtype = np.min_scalar_type(self.size - 1)
+        # At worst every letter becomes an N.
+        self.round_trip_error = 1.0 if config.ambiguity == "n" else 0.0
 
     def encode(self, value: str) -> Tokens:
         """The ids of a sequence.
@@ -151,7 +154,7 @@ class Dna(Modality[str, DnaConfig]):
 
     def distance(self, a: str, b: str) -> float:
         """Share of letters that differ, upper case alike; infinity if the lengths differ."""
-        first, second = self._codes(a), self._codes(b)
+        first, second = (_letter_codes(bases, to_n=False) for bases in (a, b))
         if len(first) != len(second):
             return math.inf
         return float((first != second).mean())
@@ -201,14 +204,7 @@ class Dna(Modality[str, DnaConfig]):
 
     def _codes(self, bases: str) -> NDArray[np.uint8]:
         """Letter codes, checked. uint8 (bases,)."""
-        if not bases:
-            raise MediaError("A sequence must have at least one base, but is empty.")
-        codes = np.frombuffer(
-            _ascii(bases).translate(_CODES[self.config.ambiguity == "n"]), dtype=np.uint8
-        )
-        if int(codes.max()) == NO_LETTER:
-            raise _no_nucleotide(bases, int((codes == NO_LETTER).argmax()))
-        return codes
+        return _letter_codes(bases, to_n=self.config.ambiguity == "n")
 
     def _blocks(self, codes: NDArray[np.uint8], plain: bool) -> NDArray[np.unsignedinteger]:
         """Not overlapping; in chunks that stay in the processor's cache."""
@@ -301,6 +297,16 @@ class Dna(Modality[str, DnaConfig]):
 
 
 _COLOURS = {"A": "#2a8a2a", "C": "#2a4ac0", "G": "#b07a00", "T": "#c03030", "U": "#c03030"}
+
+
+def _letter_codes(bases: str, *, to_n: bool) -> NDArray[np.uint8]:
+    """Letter codes, checked; each ambiguous letter as that of N if asked. uint8 (bases,)."""
+    if not bases:
+        raise MediaError("A sequence must have at least one base, but is empty.")
+    codes = np.frombuffer(_ascii(bases).translate(_CODES[to_n]), dtype=np.uint8)
+    if int(codes.max()) == NO_LETTER:
+        raise _no_nucleotide(bases, int((codes == NO_LETTER).argmax()))
+    return codes
 
 
 def _ascii(bases: str) -> bytes:

@@ -148,10 +148,11 @@ def test_sharded_folders_are_read(transformers, tmp_path):
         ("attention_bias", True),
         ("use_sliding_window", True),
         ("rope_parameters", {"rope_type": "yarn", "rope_theta": 1.0}),
+        ("rope_scaling", {"type": "yarn", "factor": 4.0}),
     ],
 )
 def test_foreign_options_are_refused_by_name(transformers, option, value):
-    written = transformers.Qwen3Config().to_dict() | {option: value}
+    written = transformers.Qwen3Config().to_dict() | {"rope_parameters": None, option: value}
     with pytest.raises(ConfigError, match=option):
         config_of(written)
 
@@ -189,3 +190,27 @@ def test_weights_that_do_not_fit_are_named(tmp_path):
     decoder = Decoder(DecoderConfig(width=32, num_layers=1, **SHAPES[0]), vocabulary())
     with pytest.raises(CheckpointError, match=r"input_layernorm.*missing"):
         load_huggingface(decoder, {})
+
+
+@pytest.mark.parametrize(
+    ("written", "match"),
+    [
+        ({"model_type": "qwen3"}, "key 'hidden_size' is missing"),
+        ({"model_type": "qwen3", "hidden_size": "wide", "num_attention_heads": 2}, "not a Qwen3"),
+        ([1], "not a Qwen3"),
+    ],
+)
+def test_incomplete_configs_name_the_key(tmp_path, written, match):
+    (tmp_path / "config.json").write_text(json.dumps(written))
+    with pytest.raises(CheckpointError, match=match) as caught:
+        read_huggingface(tmp_path)
+    assert caught.value.subject == str(tmp_path / "config.json")
+
+
+@pytest.mark.parametrize("index", ["{", "{}", "[]", '{"weight_map": []}'])
+def test_a_bad_index_is_named(tmp_path, index):
+    config = DecoderConfig(width=32, mlp_width=48, num_layers=1, **SHAPES[0])
+    to_huggingface(Decoder(config, vocabulary()), tmp_path / "out")
+    (tmp_path / "out" / "model.safetensors.index.json").write_text(index)
+    with pytest.raises(CheckpointError, match="weight_map"):
+        read_huggingface(tmp_path / "out")

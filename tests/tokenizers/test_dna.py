@@ -134,6 +134,9 @@ def test_lower_case_is_folded_and_that_is_its_only_loss() -> None:
 def test_ambiguous_letters_become_n_where_asked() -> None:
     dna = Dna(DnaConfig(n=2, ambiguity="n"))
     assert decoded(dna, ids_of(dna, "ACRYGT")) == "ACNNGT"
+    assert not dna.is_lossless
+    assert dna.distance("ACRYGT", "ACNNGT") == pytest.approx(2 / 6)
+    assert check_modality(dna).ok
 
 
 @pytest.mark.parametrize(

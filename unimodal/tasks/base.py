@@ -7,7 +7,7 @@ generation and the command line all read the same template.
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -93,6 +93,24 @@ class TaskOptions:
     baselines: tuple[str, ...] = ()
     """Baselines of `unimodal.evaluation.baselines`; by default those that fit the values."""
 
+    objective: str = "next"
+    """How training learns the target: `next`, or `masked`, which hides ids of a target that attends
+    in full. Scores and answers go from left to right all the same: for them, mix in a task with
+    `next`."""
+
+    mask_ratio: float = 0.5
+    """Share of the target's ids that `masked` hides, in (0, 1]."""
+
+    free: bool = False
+    """Whether training also predicts which modality follows, and the stop (free switching): needs
+    `openers` in the experiment."""
+
+    def __post_init__(self) -> None:
+        if self.objective not in ("next", "masked"):
+            raise ConfigError(f"`objective` must be next or masked, but is {self.objective!r}.")
+        if not 0 < self.mask_ratio <= 1:
+            raise ConfigError(f"`mask_ratio` must lie in (0, 1], but is {self.mask_ratio}.")
+
 
 @dataclass(frozen=True)
 class Example:
@@ -133,6 +151,12 @@ class Task(ABC):
             self.options_type, config.options, f"options of task `{name}`"
         )
         vocabulary.grammar(config.target)
+        if self.options.free and vocabulary.switch is None:
+            raise ConfigError(
+                "The option `free` needs openers that the vocabulary lists.",
+                subject=f"task `{name}`",
+                remedy="Name modalities in the experiment's `openers`.",
+            )
 
     @abstractmethod
     def document(self, record: Record, rng: np.random.Generator) -> Document:
@@ -141,6 +165,15 @@ class Task(ABC):
     @abstractmethod
     def request(self, record: Record) -> Document:
         """The same with its asked segments lacking a value: what generation starts from."""
+
+    def learned(self, document: Document) -> Document:
+        """A document as training sees it: with the options `objective` and `free`."""
+        o = self.options
+        segments = document.segments
+        if o.objective == "masked":
+            masked = {"objective": "masked", "attend": "full", "mask_ratio": o.mask_ratio}
+            segments = [replace(s, **masked) if s.role == "asked" else s for s in segments]
+        return replace(document, segments=tuple(segments), free=o.free)
 
     def null(self, document: Document) -> Document:
         """The null condition of a document, for training dropout and guidance."""

@@ -30,6 +30,7 @@ class ContinueOptions(TaskOptions):
     """Loss weight of the given part, relative to the rest: it is learned, too; at least 0."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for name in ("prefix", "length"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"`{name}` must be at least 1, but is {getattr(self, name)}.")
@@ -48,7 +49,8 @@ class ContinueTask(Task):
         o = self.options
         start = int(rng.integers(max(0, len(value) - o.prefix - o.length) + 1))
         split = start + int(rng.integers(1, max(1, min(o.prefix, len(value) - 1)) + 1))
-        return self._document(record, value[start:split], value[split : split + o.length])
+        first, rest = value[start:split], value[split : split + o.length]
+        return self.learned(self._document(record, first, rest))
 
     def scored_documents(self, record: Record) -> list[Document]:
         first, rest = self._parts(record)

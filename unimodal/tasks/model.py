@@ -24,13 +24,14 @@ class ModelOptions(TaskOptions):
     values whole."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.window is not None and self.window < 1:
             raise ConfigError(f"`window` must be at least 1, but is {self.window}.")
 
 
 @tasks.register("model")
 class ModelTask(Task):
-    """One segment of the target modality with the objective `next`."""
+    """One segment of the target modality, learned whole."""
 
     mode: ClassVar[Mode] = "likelihood"
     options_type = ModelOptions
@@ -41,7 +42,7 @@ class ModelTask(Task):
         if room:
             start = int(rng.integers(room + 1))
             value = value[start : start + self.options.window]
-        return self._document(record, value)
+        return self.learned(self._document(record, value))
 
     def request(self, record: Record) -> Document:
         segment = Segment(self.config.target, role="asked")
@@ -53,9 +54,6 @@ class ModelTask(Task):
             return [self._document(record, value)]
         step = self.options.window
         return [self._document(record, value[i : i + step]) for i in range(0, len(value), step)]
-
-    def null(self, document: Document) -> Document:
-        return document
 
     def default_metrics(self) -> Sequence[str]:
         return ("bits",)

@@ -38,6 +38,7 @@ class TranslateOptions(TaskOptions):
     """Share of training documents that lose what is given (but not the prompt); 0 to 1."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not 0 <= self.null_rate <= 1:
             raise ConfigError(f"`null_rate` must lie between 0 and 1, but is {self.null_rate}.")
         if any(not prompt for prompt in self.prompts):
@@ -72,8 +73,8 @@ class TranslateTask(Task):
     def document(self, record: Record, rng: np.random.Generator) -> Document:
         document = self._with_target(record, self._given(record, rng), rng)
         if self.options.null_rate and rng.random() < self.options.null_rate:
-            return self.null(document)
-        return document
+            document = self.null(document)
+        return self.learned(document)
 
     def scored_documents(self, record: Record) -> list[Document]:
         return [self._with_target(record, self._given(record, None), None)]
