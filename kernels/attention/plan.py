@@ -95,7 +95,7 @@ class Task:
 
 @dataclass(frozen=True)
 class AttentionPlan:
-    """The plan of a batch of B x T positions. Six tensors, so that it passes through an operator.
+    """The plan of a batch of B x T positions. Seven tensors, so that it passes through an operator.
 
     Attributes:
         gather: Flat position (row * T + column) of each slot. int64 [slots].

@@ -1,5 +1,6 @@
 """Attention: the plan against the dense mask, every implementation against float64."""
 
+import gc
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +14,7 @@ from unimodal.kernels.attention import (
     api,
     attend_cached,
     attention,
+    cpu,
     plan_attention,
     reference,
 )
@@ -211,6 +213,20 @@ def long_local() -> tuple[Coordinates, list[Pattern]]:
         Causal(),
         Conv(5),
     ]
+
+
+def test_the_additive_mask_is_built_once_for_all_layers_and_goes_with_its_plan() -> None:
+    before = len(cpu._biases)
+    plan = plan_attention(*long_local(), visible)
+    q, k, v = (x.requires_grad_() for x in inputs(plan.shape, 4, 2, 8, torch.float32))
+    attention(q, k, v, plan).sum().backward()
+    (built,) = cpu._biases[plan.mask].values()
+    attention(q, k, v, plan).sum().backward()
+    assert list(map(id, cpu._biases[plan.mask].values())) == [id(built)]
+    assert len(cpu._biases) == before + 1
+    del plan
+    gc.collect()
+    assert len(cpu._biases) == before
 
 
 def test_local_patterns_visit_fewer_pairs_and_stay_exact() -> None:
