@@ -13,15 +13,12 @@ def test_both_contenders_have_the_same_loss_and_gradient() -> None:
     assert abs(result["unimodal_grad"] - result["transformers_grad"]) < 1e-5
 
 
-def test_every_document_is_packed_once_and_padded_little() -> None:
-    values = train_step.documents(500, 9_000)
-    rows = train_step.pack(values)
-    assert sorted(id(v) for row in rows for v in row) == sorted(id(v) for v in values)
-    assert all(sum(map(len, row)) <= train_step.ROW_LENGTH for row in rows)
+def test_the_peer_gets_the_same_targets_and_little_padding() -> None:
+    values = train_step.documents(train_step.build_decoder(500).vocabulary, 9_000)
     batches = train_step.by_length(values)
-    held = sum(int((labels != -100).sum()) for _, labels in batches)
-    assert held == sum(map(len, values))
-    assert held / sum(ids.numel() for ids, _ in batches) > 0.85
+    held = sum(int((labels != train_step.IGNORED).sum()) for _, labels in batches)
+    assert held == train_step.num_targets(values)
+    assert sum(map(len, values)) / sum(ids.numel() for ids, _ in batches) > 0.85
 
 
 def test_the_heads_under_test_agree() -> None:

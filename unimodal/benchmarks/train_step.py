@@ -4,10 +4,11 @@
 
 Both train on the same documents (random ids; lengths log-normal, median 80, up to 640; at least
 16,384 tokens a step) with the same softmax over the whole vocabulary, tied embeddings and AdamW,
-under bfloat16 autocast where the CPU is fast at it. Ours packs them into rows and accumulates over
-batches of four rows; the peer gets them in batches of similar length, padded, and accumulates over
-those, which is the best that it can do. Tokens a CPU second (time of all threads) are stated beside
-tokens a second: they hardly change when the machine is busy with other work.
+under bfloat16 autocast where the CPU is fast at it. Ours packs them into rows with the library's
+own packer and accumulates over batches of four rows; the peer gets them in batches of similar
+length, padded, and accumulates over those, which is the best that it can do. Tokens a CPU second
+(time of all threads) are stated beside tokens a second: they hardly change when the machine is busy
+with other work.
 Each contender runs in a process of its own, so that its peak memory is its own; the memory of an
 idle process that has imported the same modules is stated beside it. `--compile` adds both compiled
 (it needs a C++ compiler). First, both compute the loss of the same documents with the same weights
@@ -24,6 +25,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -36,13 +38,23 @@ from unimodal.media import torchaudio_adapter
 from unimodal.modality import Modality, NoConfig
 from unimodal.model.config import DecoderConfig
 from unimodal.model.decoder import Decoder
-from unimodal.stream.batch import Batch, HeadTargets
-from unimodal.types import Coordinates, Tokens, line_grid
+from unimodal.stream import (
+    Document,
+    EncodedDocument,
+    Packer,
+    PackingConfig,
+    Segment,
+    StreamConfig,
+    collate,
+    encode_document,
+)
+from unimodal.types import Tokens, line_grid
 from unimodal.vocabulary import Vocabulary
 
 STEP_TOKENS = 16_384
-ROW_LENGTH = 1_024
+PACKING = PackingConfig(row_length=1_024, look_ahead=256)
 MICRO_ROWS = 4
+IGNORED = -100
 CHECK_TOKENS = 600
 TOLERANCE = 1e-3
 NAMES = ("unimodal", "transformers")
@@ -72,7 +84,7 @@ class Ids(Modality[Tensor, NoConfig]):
 
 @dataclass
 class Measurement:
-    """One contender: tokens a second and a CPU second by the best step, and mebibytes."""
+    """One contender: tokens a second and a CPU second by the median step, and mebibytes."""
 
     name: str
     vocabulary: int
@@ -84,13 +96,15 @@ class Measurement:
     first_step_seconds: float
 
 
-def documents(vocabulary: int, tokens: int, seed: int = 0) -> list[Tensor]:
-    """Documents of random ids whose lengths add up to at least `tokens`."""
+def documents(ledger: Vocabulary, tokens: int, seed: int = 0) -> list[EncodedDocument]:
+    """Documents of random ids with at least `tokens` positions together, encoded for training."""
     rng = np.random.default_rng(seed)
-    result: list[Tensor] = []
+    result: list[EncodedDocument] = []
     while sum(map(len, result)) < tokens:
         length = int(np.clip(rng.lognormal(np.log(80), 0.8), 4, 640))
-        result.append(torch.from_numpy(rng.integers(64, vocabulary, length)))
+        ids = torch.from_numpy(rng.integers(0, ledger.modality("ids").spans["ids"], length))
+        document = Document([Segment("ids", ids, objective="next")], id=str(len(result)))
+        result.append(encode_document(document, ledger, StreamConfig()))
     return result
 
 
@@ -151,61 +165,9 @@ def copy_weights(model: Decoder, peer: Any) -> None:
     peer.load_state_dict({name: tensor.detach().clone() for name, tensor in state.items()})
 
 
-def pack(values: Sequence[Tensor]) -> list[list[Tensor]]:
-    """Documents in rows of `ROW_LENGTH`, each put where it fits best."""
-    rows: list[list[Tensor]] = []
-    for value in sorted(values, key=len, reverse=True):
-        room = [ROW_LENGTH - sum(map(len, row)) for row in rows]
-        fits = [(left, number) for number, left in enumerate(room) if left >= len(value)]
-        if fits:
-            rows[min(fits)[1]].append(value)
-        else:
-            rows.append([value])
-    return rows
-
-
-def collate(rows: Sequence[Sequence[Tensor]], vocabulary: Vocabulary) -> Batch:
-    """Rows as a batch in which every position predicts the next one of its document."""
-    shape = (len(rows), ROW_LENGTH)
-    ids = torch.zeros(shape, dtype=torch.int64)
-    targets = torch.full(shape, -1)
-    document = torch.full(shape, -1, dtype=torch.int32)
-    place = torch.zeros(shape)
-    for number, row in enumerate(rows):
-        start = 0
-        for order, value in enumerate(row):
-            part = slice(start, start + len(value))
-            ids[number, part] = value
-            targets[number, start : start + len(value) - 1] = value[1:]
-            document[number, part] = order
-            place[number, part] = torch.arange(len(value), dtype=torch.float32)
-            start += len(value)
-    zeros = torch.zeros(shape, dtype=torch.int32)
-    flat = targets.flatten()
-    index = (flat >= 0).nonzero().squeeze(1)
-    head_set = vocabulary.head_sets[0]
-    columns = head_set.columns(flat[index])
-    return Batch(
-        ids=ids,
-        position=place[..., None].expand(-1, -1, 3).contiguous(),
-        coordinates=Coordinates(
-            index=torch.arange(ROW_LENGTH, dtype=torch.int32).repeat(len(rows), 1),
-            document=document,
-            segment=zeros,
-            kind=zeros,
-            full=zeros.bool(),
-            grid=zeros[..., None].expand(-1, -1, 3).contiguous(),
-        ),
-        features=[],
-        heads=[HeadTargets(0, index, columns, torch.ones(len(index)))],
-        documents=[],
-        document_of=document.long(),
-    )
-
-
-def by_length(values: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
+def by_length(values: Sequence[EncodedDocument]) -> list[tuple[Tensor, Tensor]]:
     """Padded batches (ids, labels) of documents of similar length, at least 0.85 filled."""
-    batches: list[list[Tensor]] = []
+    batches: list[list[EncodedDocument]] = []
     for value in sorted(values, key=len, reverse=True):
         if batches and len(value) >= 0.85 * len(batches[-1][0]):
             batches[-1].append(value)
@@ -213,19 +175,35 @@ def by_length(values: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
             batches.append([value])
     pad = torch.nn.utils.rnn.pad_sequence
     return [
-        (pad(b, batch_first=True), pad(b, batch_first=True, padding_value=-100)) for b in batches
+        (
+            pad([value.ids for value in batch], batch_first=True),
+            pad([labels(value) for value in batch], batch_first=True, padding_value=IGNORED),
+        )
+        for batch in batches
     ]
 
 
-def our_loss(model: Decoder) -> Callable[[Sequence[Tensor]], float]:
+def labels(value: EncodedDocument) -> Tensor:
+    """Our targets as transformers' labels: it predicts the label of the next position."""
+    targets = torch.where(value.loss_weight > 0, value.targets, IGNORED)
+    return torch.cat([torch.tensor([IGNORED]), targets[:-1]])
+
+
+def num_targets(values: Sequence[EncodedDocument]) -> int:
+    """Positions that carry loss."""
+    return sum(int((value.loss_weight > 0).sum()) for value in values)
+
+
+def our_loss(model: Decoder) -> Callable[[Sequence[EncodedDocument]], float]:
     """Forward and backward of the mean loss of documents, packing and planning included."""
 
-    def run(values: Sequence[Tensor]) -> float:
-        count = sum(len(value) - 1 for value in values)
-        rows = pack(values)
+    def run(values: Sequence[EncodedDocument]) -> float:
+        count = num_targets(values)
+        packer = Packer(PACKING, iter(enumerate(values)))
+        rows = packer.rows(len(values))
         total = 0.0
         for start in range(0, len(rows), MICRO_ROWS):
-            batch = collate(rows[start : start + MICRO_ROWS], model.vocabulary)
+            batch = collate(rows[start : start + MICRO_ROWS], PACKING.row_length, model.vocabulary)
             loss = model.loss(batch).total / count
             loss.backward()
             total += float(loss.detach())
@@ -234,14 +212,14 @@ def our_loss(model: Decoder) -> Callable[[Sequence[Tensor]], float]:
     return run
 
 
-def peer_loss(peer: Any) -> Callable[[Sequence[Tensor]], float]:
+def peer_loss(peer: Any) -> Callable[[Sequence[EncodedDocument]], float]:
     """The same for transformers, accumulated over batches of similar length."""
 
-    def run(values: Sequence[Tensor]) -> float:
-        count = sum(len(value) - 1 for value in values)
+    def run(values: Sequence[EncodedDocument]) -> float:
+        count = num_targets(values)
         total = 0.0
-        for ids, labels in by_length(values):
-            loss = peer(input_ids=ids, labels=labels, num_items_in_batch=count).loss
+        for ids, expected in by_length(values):
+            loss = peer(input_ids=ids, labels=expected, num_items_in_batch=count).loss
             loss.backward()
             total += float(loss.detach())
         return total
@@ -251,8 +229,8 @@ def peer_loss(peer: Any) -> Callable[[Sequence[Tensor]], float]:
 
 def check(vocabulary: int) -> dict[str, float]:
     """Losses and gradient norms of both in float32, with the same weights."""
-    values = documents(vocabulary, CHECK_TOKENS)
     model = build_decoder(vocabulary)
+    values = documents(model.vocabulary, CHECK_TOKENS)
     peer = build_peer(model.vocabulary.size)
     copy_weights(model, peer)
     result = {"unimodal": our_loss(model)(values), "transformers": peer_loss(peer)(values)}
@@ -269,7 +247,7 @@ def measure(name: str, vocabulary: int, steps: int, compiled: bool) -> Measureme
     """Time whole steps of one contender in this process."""
     torch.manual_seed(0)
     model = build_decoder(vocabulary)
-    size = model.vocabulary.size
+    ledger, size = model.vocabulary, model.vocabulary.size
     if name == "transformers":
         peer = build_peer(size)
         network, run = peer, peer_loss(torch.compile(peer, dynamic=True) if compiled else peer)
@@ -285,7 +263,7 @@ def measure(name: str, vocabulary: int, steps: int, compiled: bool) -> Measureme
     cpu_times: list[float] = []
     tokens = 0
     for step in range(steps + 1):
-        values = documents(vocabulary, STEP_TOKENS, seed=0)
+        values = documents(ledger, STEP_TOKENS)
         tokens = sum(map(len, values))
         start, cpu_start = time.perf_counter(), time.process_time()
         with torch.autocast("cpu", torch.bfloat16, enabled=fast):
@@ -299,8 +277,8 @@ def measure(name: str, vocabulary: int, steps: int, compiled: bool) -> Measureme
     return Measurement(
         name=label,
         vocabulary=vocabulary,
-        tokens_per_second=tokens / min(times[1:]),
-        tokens_per_cpu_second=tokens / min(cpu_times[1:]),
+        tokens_per_second=tokens / median(times[1:]),
+        tokens_per_cpu_second=tokens / median(cpu_times[1:]),
         peak_mib=_peak_mib(),
         idle_mib=idle,
         step_tokens=tokens,
