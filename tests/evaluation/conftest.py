@@ -8,16 +8,14 @@ import pytest
 import torch
 
 from unimodal.data.sources import SOURCES, ListSource
-from unimodal.grammar import Open
-from unimodal.modality import Modality, NoConfig
+from unimodal.modality import NoConfig
 from unimodal.model.config import DecoderConfig
 from unimodal.model.decoder import Decoder
 from unimodal.stream import StreamConfig, collate, encode_document
 from unimodal.tasks import DataConfig, Task, TaskConfig, build_task
-from unimodal.types import Tokens, line_grid
+from unimodal.testing.fixtures import FakeContinuous, FakeLine
 from unimodal.vocabulary import Vocabulary
 
-LETTERS = "abcdefghijklmnopqrstuvwxyz "
 WORDS = ("low", "middle", "high")
 
 SMALL = DecoderConfig(
@@ -25,42 +23,12 @@ SMALL = DecoderConfig(
 )
 
 
-class Letters(Modality[str, NoConfig]):
-    value_type = str
-    raw_unit = "byte"
-    spans = {"letters": len(LETTERS)}
-    layout = Open()
-
-    def encode(self, value: str) -> Tokens:
-        ids = torch.tensor([LETTERS.index(c) for c in value], dtype=torch.int64)
-        return Tokens(line_grid(len(ids)), ids=ids)
-
-    def decode(self, tokens: Tokens) -> str:
-        assert tokens.ids is not None
-        return "".join(LETTERS[i] for i in tokens.ids.tolist())
-
-    def example(self, rng: np.random.Generator) -> str:
-        return "abc"
-
-
-class Curve(Modality[Any, NoConfig]):
-    value_type = torch.Tensor
-    raw_unit = "step"
-    feature_shape = (2,)
-
-    def encode(self, value: Any) -> Tokens:
-        return Tokens(line_grid(len(value)), features=value.float())
-
-    def example(self, rng: np.random.Generator) -> Any:
-        return torch.zeros(3, 2)
-
-
 def records(split: str) -> list[dict[str, Any]]:
     rng = np.random.default_rng(len(split))
     made = []
     for number in range(60):
         level = number % 3
-        curve = torch.from_numpy(rng.normal(2.0 * level, 0.1, (3, 2)))
+        curve = torch.from_numpy(rng.normal(2.0 * level, 0.1, (3, 3)))
         made.append({"id": f"{split}-{number}", "curve": curve, "text": WORDS[level]})
     return made
 
@@ -77,7 +45,7 @@ def source() -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def vocabulary() -> Vocabulary:
-    return Vocabulary.of({"text": Letters(NoConfig()), "curve": Curve(NoConfig())})
+    return Vocabulary.of({"text": FakeLine(NoConfig()), "curve": FakeContinuous(NoConfig())})
 
 
 @pytest.fixture(scope="session")
@@ -104,7 +72,7 @@ def trained(vocabulary: Vocabulary, tasks: dict[str, Task]) -> Decoder:
     documents = [t.document(r, rng) for r in records("train")[:15] for t in tasks.values()]
     encoded = [encode_document(d, vocabulary, StreamConfig()) for d in documents]
     batch = collate([encoded], sum(map(len, encoded)), vocabulary)
-    for _ in range(45):
+    for _ in range(80):
         output = decoder.loss(batch)
         optimizer.zero_grad()
         (output.total / output.weight).backward()

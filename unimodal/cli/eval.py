@@ -1,15 +1,17 @@
 """`unimodal eval`: scores of a run on held-out data, each beside its baseline."""
 
 import argparse
+import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from unimodal.cli.console import print_json, print_table
 from unimodal.cli.options import add_compute_options, add_run
-from unimodal.errors import CheckpointError, ConfigError
+from unimodal.errors import EXIT_FAILURE, CheckpointError, ConfigError
 
 if TYPE_CHECKING:
-    from unimodal.evaluation import Results
+    from unimodal.evaluation import Evaluation, Results
     from unimodal.runtime import Model
     from unimodal.tasks import TaskConfig
 
@@ -22,7 +24,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_run(parser)
     parser.add_argument("--full", action="store_true", help="all held-out records")
     parser.add_argument(
-        "--limit", type=int, default=None, metavar="N", help=f"records a task; {QUICK_LIMIT}"
+        "--limit",
+        type=int,
+        default=None,
+        metavar="N",
+        help=f"records a task; by default {QUICK_LIMIT}; 0: all",
     )
     parser.add_argument("--split", default="auto", help="auto: test, else validation")
     parser.add_argument("--seed", type=int, default=0, help="draws the records")
@@ -44,13 +50,14 @@ def run(arguments: argparse.Namespace) -> int:
     from unimodal.model.durable import MANIFEST
     from unimodal.report import score_and_report
     from unimodal.runtime import load
+    from unimodal.training.signals import stop_on_signals
 
-    limit = 0 if arguments.full else (arguments.limit or QUICK_LIMIT)
+    limit = QUICK_LIMIT if arguments.limit is None else arguments.limit
     config = EvaluationConfig(
         split=arguments.split,
-        limit=limit,
+        limit=0 if arguments.full else limit,
         seed=arguments.seed,
-        command=_command(arguments, limit),
+        command=arguments.typed,
     )
     model = load(arguments.run, arguments.device)
     tasks = chosen_tasks(model, arguments.tasks)
@@ -62,16 +69,15 @@ def run(arguments: argparse.Namespace) -> int:
             remedy="Give --out FOLDER, or name the run folder.",
         )
     folder.mkdir(parents=True, exist_ok=True)
-    with ProgressBar(quiet=arguments.json) as progress:
-        found = score_and_report(folder, model.decoder, tasks, config, progress=progress)
-    if arguments.json:
-        print_json(found.results)
-        return 0
-    print_results(found.results)
-    for note in found.notes:
-        print(f"note: {note}")
-    print(f"\n{folder / 'results.json'}\n{folder / 'report.html'}")
-    return 0
+    bar = ProgressBar(quiet=arguments.json)
+    with stop_on_signals() as flag, flag.interrupts(), bar as progress:
+        found = score_and_report(
+            folder, model.decoder, tasks, config, progress=progress, should_stop=lambda: bool(flag)
+        )
+    code = print_evaluation(found, tasks, as_json=arguments.json)
+    if not arguments.json:
+        print(f"\n{folder / 'results.json'}\n{folder / 'report.html'}")
+    return code
 
 
 def chosen_tasks(model: "Model", names: list[str] | None) -> "dict[str, TaskConfig]":
@@ -94,6 +100,30 @@ def chosen_tasks(model: "Model", names: list[str] | None) -> "dict[str, TaskConf
         if name not in configs:
             raise ConfigError(f"The run has no task `{name}`.", remedy=did_you_mean(name, configs))
     return {name: configs[name] for name in names or configs}
+
+
+def print_evaluation(found: "Evaluation", tasks: Iterable[str], *, as_json: bool) -> int:
+    """Scores, notes, and what is not above its baseline.
+
+    Returns:
+        The exit code: 1 if a task has no score.
+    """
+    from unimodal.evaluation import missing_scores, not_above
+
+    missing = missing_scores(found.results, tasks)
+    notes = [f"note: {note}" for note in found.notes]
+    if missing:
+        notes.append(f"Without a score: {', '.join(missing)}.")
+    if below := not_above(found.results):
+        names = ", ".join(below)
+        notes.append(f"Not above their strongest baseline by two standard errors: {names}.")
+    if as_json:
+        print_json(found.results)
+    else:
+        print_results(found.results)
+    for note in notes:
+        print(note, file=sys.stderr if as_json else sys.stdout)
+    return EXIT_FAILURE if missing else 0
 
 
 def print_results(results: "Results") -> None:
@@ -154,13 +184,3 @@ class ProgressBar:
         if name not in self._known:
             self._known[name] = self._progress.add_task(name, total=total)
         self._progress.update(self._known[name], completed=done)  # type: ignore[arg-type]
-
-
-def _command(arguments: argparse.Namespace, limit: int) -> str:
-    """The command that gives these results again."""
-    words = ["unimodal", "eval", str(arguments.run)]
-    words += ["--full"] if limit == 0 else ["--limit", str(limit)]
-    words += ["--split", arguments.split] if arguments.split != "auto" else []
-    words += ["--seed", str(arguments.seed)] if arguments.seed else []
-    words += ["--tasks", *arguments.tasks] if arguments.tasks else []
-    return " ".join(words)

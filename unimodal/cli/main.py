@@ -11,6 +11,7 @@ import argparse
 import importlib
 import io
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
@@ -34,8 +35,8 @@ VERBS = {
 }
 """Verbs in the order of the help, with what they do."""
 
-RESUMABLE = {"train", "demo", "data"}
-"""Verbs that go on where they were stopped."""
+RESUMABLE = {"train", "demo", "data", "eval"}
+"""Verbs that lose nothing by being stopped: the same command goes on, or begins again."""
 
 
 DEBUG = "--debug"
@@ -118,6 +119,7 @@ def _dispatch(given: list[str]) -> int:
         arguments = parser.parse_anywhere(given[1:])
     except SystemExit as stop:  # --help
         return int(stop.code or 0)
+    arguments.typed = shlex.join(["unimodal", *given])  # recorded beside results
     return int(module.run(arguments))
 
 

@@ -1,7 +1,14 @@
 """Evaluation: metrics with standard errors, baselines, and results in one form."""
 
 from unimodal.evaluation.evaluate import Evaluation, EvaluationConfig, evaluate
-from unimodal.evaluation.results import Results, is_better, read_results, write_results
+from unimodal.evaluation.results import (
+    Results,
+    is_better,
+    missing_scores,
+    not_above,
+    read_results,
+    write_results,
+)
 
 __all__ = [
     "Evaluation",
@@ -9,6 +16,8 @@ __all__ = [
     "Results",
     "evaluate",
     "is_better",
+    "missing_scores",
+    "not_above",
     "read_results",
     "write_results",
 ]

@@ -1,11 +1,11 @@
 """Baselines: what a score must beat to mean anything. None of them sees the test answers.
 
-Two kinds: those that answer (the majority answer, the answer of the nearest training neighbour, a
-linear model, chance), scored by the task's own metrics; and those that give bits (a Markov chain,
-a uniform choice among the legal ids), for modelling.
+Two kinds: those that answer (the majority answer, the answer of the nearest training example,
+linear models of the whole answer or of each word, chance), scored by the task's own metrics; and
+those that give bits (a Markov chain, a uniform choice among the legal ids), for modelling. Each
+sees all training records that the model may see (`Evidence`).
 """
 
-import logging
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,17 +16,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unimodal.errors import BackendUnavailableError
-from unimodal.evaluation.features import raw_features
+from unimodal.evaluation.evidence import Evidence
+from unimodal.evaluation.features import Matrix
 from unimodal.evaluation.markov import Symbols, best_chain
 from unimodal.registry import Registry
 from unimodal.stream import StreamConfig, encode_document
-from unimodal.tasks.base import Record, Task
-
-log = logging.getLogger(__name__)
 
 MAX_SYMBOLS = 30_000_000
 """Units of training strings that a Markov chain counts at most."""
-ASCII = 128
+MAX_CLASSES = 1000
+"""Distinct answers that a linear model tells apart, at most."""
+MAX_WORDS = 32
+"""Words of an answer that are predicted one by one, at most."""
 
 
 @dataclass(frozen=True)
@@ -34,150 +35,145 @@ class Outcome:
     """What a baseline gives for the test records.
 
     Attributes:
-        name: What it is, as results name it ("order-6 Markov chain").
+        kind: What it is ("order-6 Markov chain").
         answers: One answer a record; or None.
         bits: Bits of each record; or None.
+        seen: Training records that it saw; 0 if it needs none.
     """
 
-    name: str
+    kind: str
     answers: Sequence[Any] | None = None
     bits: NDArray[np.float64] | None = None
+    seen: int = 0
+
+    @property
+    def name(self) -> str:
+        """As results name it: "linear model (6,000 records)"."""
+        return f"{self.kind} ({self.seen:,} records)" if self.seen else self.kind
 
 
-Baseline = Callable[[Task, Sequence[Record], Sequence[Record], int], Outcome | None]
-"""(task, training records, test records, seed) to the outcome; None where it does not apply."""
+Baseline = Callable[[Evidence], Outcome | None]
+"""Gives None where it does not apply."""
 
 baselines: Registry[Baseline] = Registry("baseline", group="unimodal.baselines")
 
 
 @baselines.register("majority")
-def majority(
-    task: Task, train: Sequence[Record], test: Sequence[Record], seed: int
-) -> Outcome | None:
-    """The most frequent answer of the training records; among equals, the first."""
-    answers = [_answer(task, record) for record in train]
-    if not answers or not all(isinstance(answer, str) for answer in answers):
+def majority(evidence: Evidence) -> Outcome | None:
+    """The most frequent answer of the training records; among equals, the first by letters."""
+    counts = Counter(evidence.seen.answers)
+    if not counts:
         return None
-    most = Counter(answers).most_common(1)[0][0]
-    return Outcome("majority answer", answers=[most] * len(test))
+    most = min(counts, key=lambda answer: (-counts[answer], answer))
+    return Outcome("majority answer", [most] * len(evidence.test), seen=counts.total())
 
 
 @baselines.register("chance")
-def chance(
-    task: Task, train: Sequence[Record], test: Sequence[Record], seed: int
-) -> Outcome | None:
+def chance(evidence: Evidence) -> Outcome | None:
     """Any of the task's choices, drawn at random."""
-    choices = task.choices()
-    drawn = np.random.default_rng(seed).integers(len(choices), size=len(test))
-    return Outcome("chance", answers=[choices[i] for i in drawn])
+    choices = evidence.task.choices()
+    drawn = np.random.default_rng(evidence.seed).integers(len(choices), size=len(evidence.test))
+    return Outcome("chance", [choices[i] for i in drawn])
 
 
 @baselines.register("nearest")
-def nearest(
-    task: Task, train: Sequence[Record], test: Sequence[Record], seed: int
-) -> Outcome | None:
+def nearest(evidence: Evidence) -> Outcome | None:
     """The answer of the nearest training example in raw features (Euclidean)."""
-    found = _source_features(task, train, test)
-    if found is None:
+    seen = evidence.seen
+    if seen.nearest is None:
         return None
-    known, asked = found
-    answers = [_answer(task, record) for record in train]
-    squares = (known.astype(np.float64) ** 2).sum(axis=1)
-    chosen: list[Any] = []
-    for start in range(0, len(asked), 256):
-        distance = squares - 2.0 * (asked[start : start + 256] @ known.T)
-        chosen += [answers[i] for i in distance.argmin(axis=1)]
-    return Outcome("nearest training example", answers=chosen)
+    answers = [evidence.answer_at(place) for place in seen.nearest.tolist()]
+    return Outcome("nearest training example", answers, seen=len(seen.numbers))
 
 
 @baselines.register("linear")
-def linear(
-    task: Task, train: Sequence[Record], test: Sequence[Record], seed: int
-) -> Outcome | None:
-    """Logistic regression on raw features."""
-    answers = [_answer(task, record) for record in train]
-    if len(set(map(str, answers))) < 2:
+def linear(evidence: Evidence) -> Outcome | None:
+    """Logistic regression of the whole answer on raw features, where answers repeat."""
+    seen = evidence.seen
+    distinct = len(set(seen.answers))
+    most = min(MAX_CLASSES, len(seen.answers) // 2)
+    if seen.known is None or seen.asked is None or not 2 <= distinct <= most:
         return None
     if find_spec("sklearn") is None:
         raise BackendUnavailableError(
             "The linear baseline needs scikit-learn.",
             remedy="Install the extra: pip install 'unimodal[eval]'.",
         )
-    from sklearn.decomposition import PCA
     from sklearn.linear_model import LogisticRegression
-    from sklearn.pipeline import make_pipeline
 
-    found = _source_features(task, train, test)
-    if found is None:
+    model = LogisticRegression(C=0.03, max_iter=1000)  # this C suits Fashion-MNIST best
+    model.fit(seen.known, seen.answers)
+    answers = list(model.predict(seen.asked))
+    return Outcome("linear model", answers, seen=len(seen.answers))
+
+
+@baselines.register("words")
+def words(evidence: Evidence) -> Outcome | None:
+    """A linear model of each word of the answer, at its place: it can compose new answers."""
+    seen = evidence.seen
+    if seen.known is None or seen.asked is None or len(seen.known) < 2:
         return None
-    known, asked = found
-    center, scale = known.mean(axis=0), known.std() + 1e-6
-    # Whitened components keep the solver to a few dozen steps; C suits Fashion-MNIST best.
-    parts = min(96, known.shape[1], len(known) - 1)
-    model = make_pipeline(
-        PCA(parts, whiten=True, random_state=seed), LogisticRegression(C=0.03, max_iter=1000)
-    )
-    model.fit((known - center) / scale, answers)
-    return Outcome("linear model", answers=list(model.predict((asked - center) / scale)))
+    split = [answer.split() for answer in seen.answers]
+    length = min(MAX_WORDS, max(map(len, split), default=0))
+    if length < 2:
+        return None
+    places = [
+        _discriminant(seen.known, [row[i] if i < len(row) else "" for row in split], seen.asked)
+        for i in range(length)
+    ]
+    # An answer ends at its first empty word.
+    answers = [" ".join(row[: [*row, ""].index("")]) for row in zip(*places, strict=True)]
+    return Outcome("linear model of each word", answers, seen=len(split))
+
+
+def _discriminant(known: Matrix, labels: Sequence[str], asked: Matrix) -> list[str]:
+    """Linear discriminant analysis: classes of one shared spread, and their frequencies."""
+    classes, numbers = np.unique(np.array(labels), return_inverse=True)
+    if len(classes) == 1:
+        return [str(classes[0])] * len(asked)
+    counts = np.bincount(numbers).astype(np.float64)
+    order = np.argsort(numbers, kind="stable")
+    starts = np.concatenate([[0], np.cumsum(counts[:-1])]).astype(np.int64)
+    means = np.add.reduceat(known[order], starts, axis=0) / counts[:, None]
+    spread = (known.T @ known - (means.T * counts) @ means) / len(known)
+    spread += 1e-2 * np.trace(spread) / len(spread) * np.eye(len(spread))
+    axes = np.linalg.solve(spread, means.T)
+    offsets = np.log(counts / counts.sum()) - 0.5 * (means.T * axes).sum(axis=0)
+    return [str(classes[i]) for i in (asked @ axes + offsets).argmax(axis=1)]
 
 
 @baselines.register("markov")
-def markov(
-    task: Task, train: Sequence[Record], test: Sequence[Record], seed: int
-) -> Outcome | None:
+def markov(evidence: Evidence) -> Outcome | None:
     """A Markov chain over bytes or letters, its order chosen on training data."""
+    task = evidence.task
     if task.target.value_type is not str:
         return None
     texts, total = [], 0
-    for record in train:
+    for _, text in evidence.train.read(evidence.text):
+        texts.append(text)
+        total += len(text)
         if total > MAX_SYMBOLS:
             break
-        texts.append(_value(task, record))
-        total += len(texts[-1])
-    asked = [_value(task, record) for record in test]
+    asked = [evidence.text(record) for record in evidence.test]
     known, num_symbols, asked_symbols = _symbols(texts, asked, task.target.raw_unit)
     chain = best_chain(known, num_symbols)
     bits = np.array([chain.bits(string) for string in asked_symbols])
-    return Outcome(f"order-{chain.order} Markov chain", bits=bits)
+    return Outcome(f"order-{chain.order} Markov chain", bits=bits, seen=len(texts))
 
 
 @baselines.register("uniform")
-def uniform(
-    task: Task, train: Sequence[Record], test: Sequence[Record], seed: int
-) -> Outcome | None:
+def uniform(evidence: Evidence) -> Outcome | None:
     """Every legal id equally likely, at every position that is predicted."""
+    task = evidence.task
     sizes = np.array([len(head.ids) for head in task.vocabulary.head_sets])
     bits = []
-    for record in test:
+    for record in evidence.test:
         total = 0.0
         for document in task.scored_documents(record):
             heads = encode_document(document, task.vocabulary, StreamConfig()).head_set
             total += float(np.log2(sizes[heads[heads >= 0].numpy()]).sum())
         bits.append(total)
     return Outcome("uniform choice", bits=np.array(bits))
-
-
-def _answer(task: Task, record: Record) -> Any:
-    truth = task.truth(record)
-    if isinstance(truth, tuple) and task.target.value_type is str:
-        return truth[0]
-    return truth
-
-
-def _value(task: Task, record: Record) -> str:
-    return str(task.one_value(record, task.target_field, task.config.target))
-
-
-def _source_features(
-    task: Task, train: Sequence[Record], test: Sequence[Record]
-) -> tuple[NDArray[np.float32], NDArray[np.float32]] | None:
-    name = task.config.source
-    if name is None or not train:
-        return None
-    field = str(getattr(task, "source_field", name))
-    groups = [[task.one_value(record, field, name) for record in part] for part in (train, test)]
-    known, asked = raw_features(groups, task.vocabulary.modality(name))
-    return known, asked
 
 
 def _symbols(

@@ -9,14 +9,14 @@ import logging
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, overload
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from unimodal.data.sources import Source
-from unimodal.errors import BackendUnavailableError, ConfigError, DataError, UnimodalError
+from unimodal.errors import BackendUnavailableError, ConfigError, DataError
 from unimodal.evaluation.baselines import Outcome, baselines
+from unimodal.evaluation.evidence import Evidence
 from unimodal.evaluation.metrics import (
     Metric,
     Pairs,
@@ -25,17 +25,15 @@ from unimodal.evaluation.metrics import (
     ratio,
     standard_error,
 )
-from unimodal.evaluation.results import Results
+from unimodal.evaluation.records import UsableRecords, drawn, open_held_out
+from unimodal.evaluation.results import ENOUGH, Results
 from unimodal.generation import Request, Sampling, generate
 from unimodal.generation.scoring import classify, score
-from unimodal.media import FileRef
 from unimodal.model.decoder import Decoder
 from unimodal.stream import Document, Segment, StreamConfig, encode_document
 from unimodal.tasks.base import Example, Record, Task
 
 log = logging.getLogger(__name__)
-HELD_OUT = ("test", "validation")
-"""Splits that `split="auto"` tries, in this order."""
 
 
 @dataclass(kw_only=True)
@@ -57,8 +55,8 @@ class EvaluationConfig:
     max_tokens: int = 128
     """Longest generated answer, in ids."""
 
-    baseline_records: int = 6000
-    """Training records that neighbours, linear models and majorities see, at most."""
+    baseline_records: int = 0
+    """Training records that baselines see, at most, drawn by `seed`; 0: all. Their names tell."""
 
     num_examples: int = 12
     """Examples of each task that are kept for the report."""
@@ -67,11 +65,12 @@ class EvaluationConfig:
     """The command that gives these results, recorded beside them."""
 
     def __post_init__(self) -> None:
-        for name in ("batch_size", "max_tokens", "baseline_records"):
+        for name in ("batch_size", "max_tokens"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"`{name}` must be at least 1, but is {getattr(self, name)}.")
-        if self.limit < 0:
-            raise ConfigError(f"`limit` must be at least 0, but is {self.limit}.")
+        for name in ("limit", "baseline_records"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"`{name}` must be at least 0, but is {getattr(self, name)}.")
 
 
 @dataclass
@@ -89,40 +88,6 @@ class Evaluation:
     notes: list[str] = field(default_factory=list)
 
 
-class Records(Sequence[Record]):
-    """Some records of a source, each made once.
-
-    Args:
-        source: Where they come from.
-        indices: Which.
-    """
-
-    def __init__(self, source: Source, indices: Sequence[int]):
-        self._source, self._indices = source, indices
-        self._made: dict[int, Record] = {}
-
-    def __len__(self) -> int:
-        return len(self._indices)
-
-    def chosen(self, places: Sequence[int]) -> "Records":
-        """Some of them; what was made stays made."""
-        part = Records(self._source, [self._indices[place] for place in places])
-        part._made = self._made
-        return part
-
-    @overload
-    def __getitem__(self, index: int) -> Record: ...
-    @overload
-    def __getitem__(self, index: slice) -> "Records": ...
-    def __getitem__(self, index: int | slice) -> "Record | Records":
-        if isinstance(index, slice):
-            return Records(self._source, self._indices[index])
-        place = self._indices[index]
-        if place not in self._made:
-            self._made[place] = self._source[place]
-        return self._made[place]
-
-
 def evaluate(
     decoder: Decoder,
     tasks: Mapping[str, Task],
@@ -131,69 +96,79 @@ def evaluate(
     progress: Callable[[str, int, int], None] | None = None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> Evaluation:
-    """Score tasks.
+    """Score tasks. One without held-out records is left out, with a note.
 
     Args:
         decoder: The model.
         tasks: Tasks by name.
         config: Split, limits, seed.
         progress: Called with (task, records done, records in all).
-        should_stop: Polled between batches; True raises KeyboardInterrupt.
+        should_stop: Polled between records and batches; True raises KeyboardInterrupt.
 
     Raises:
-        ConfigError: if a task has no held-out records.
+        ConfigError: if a task lacks the split that is named.
         BackendUnavailableError: if a metric needs a package that is not installed.
     """
     config = config or EvaluationConfig()
     evaluation = Evaluation()
     for name, task in tasks.items():
-        split, source = _open_held_out(task, config.split)
-        drawn = Records(source, _drawn(len(source), config.limit, config.seed))
-        test = _sound(task, drawn, evaluation.notes, split)
-        training = task.open("train")
-        drawn = Records(training, _drawn(len(training), config.baseline_records, config.seed))
-        train = _sound(task, drawn, evaluation.notes, "train")
-        step = _Step(name, len(test), progress, should_stop)
-        if task.mode == "likelihood":
-            whole = Records(training, range(len(training)))
-            scored = _score_bits(decoder, task, test, whole, config, step, evaluation)
-        else:
-            task.observe(train)
-            scored = _score_answers(decoder, task, test, train, config, step, evaluation)
-        for entry in scored.values():
-            entry |= {"n": len(test), "split": split, "seed": config.seed}
-            entry["command"] = config.command
+        try:
+            scored = _score(decoder, task, config, _Step(name, progress, should_stop), evaluation)
+        except DataError as error:
+            evaluation.notes.append(f"{name}: not scored: {error}")
+            continue
         evaluation.results[name] = scored
     return evaluation
 
 
-def _sound(task: Task, records: Records, notes: list[str], split: str) -> Records:
-    """The records that can be used: a damaged file costs its own record alone, and is named.
+def _score(
+    decoder: Decoder,
+    task: Task,
+    config: EvaluationConfig,
+    step: "_Step",
+    evaluation: Evaluation,
+) -> dict[str, dict[str, Any]]:
+    """The scores of one task.
 
     Raises:
-        DataError: if none is left.
+        DataError: if it has no held-out record that can be used.
     """
-    if split == "train" and not any(
-        isinstance(value, FileRef) for record in records[:1] for value in record.values()
-    ):
-        return records  # values in memory were checked when they were made
-    good, bad = [], []
-    for number in range(len(records)):
-        try:
-            record = records[number]
-            for document in task.scored_documents(record):
-                encode_document(document, task.vocabulary, StreamConfig())
-            good.append(number)
-        except UnimodalError as error:
-            bad.append(str(error))
-    if not good:
+    split, source = open_held_out(task, config.split)
+    numbers = drawn(len(source), config.limit, config.seed)
+    held_out = UsableRecords(source, numbers, step.should_stop)
+    test = [record for _, record in held_out.read(lambda record: _checked(task, record))]
+    if not test:
         raise DataError(
-            f"None of its {len(bad)} records in `{split}` can be used. The first: {bad[0]}",
-            subject=f"task `{task.name}`",
+            f"None of its {len(held_out.bad)} records in `{split}` can be used. The first: "
+            f"{next(iter(held_out.bad.values()))}"
         )
-    if bad:
-        notes.append(f"{task.name}: {len(bad)} records of `{split}` are left out, e.g. {bad[0]}")
-    return records.chosen(good)
+    training = task.open("train")
+    order = np.random.default_rng(config.seed).permutation(len(training)).tolist()
+    labelled = UsableRecords(training, order, step.should_stop)
+    train = UsableRecords(training, order[: config.baseline_records or None], step.should_stop)
+    evidence = Evidence(task, train, test, config.seed)
+    task.observe(record for _, record in labelled.read(evidence.labelled))
+    score = _score_bits if task.mode == "likelihood" else _score_answers
+    step.total = len(test)
+    scored = score(decoder, evidence, config, step, evaluation)
+    evaluation.notes += [note for part in (held_out, train) if (note := part.note(step.name))]
+    for entry in scored.values():
+        entry |= {
+            "n": len(test),
+            "split": split,
+            "seed": config.seed,
+            "limit": config.limit,
+            "max_tokens": config.max_tokens,
+            "command": config.command,
+        }
+    return scored
+
+
+def _checked(task: Task, record: Record) -> Record:
+    """The record, if it can be encoded."""
+    for document in task.scored_documents(record):
+        encode_document(document, task.vocabulary, StreamConfig())
+    return record
 
 
 @dataclass
@@ -201,9 +176,9 @@ class _Step:
     """Progress of one task."""
 
     name: str
-    total: int
     progress: Callable[[str, int, int], None] | None
     should_stop: Callable[[], bool]
+    total: int = 0
 
     def batches(self, items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
         """Slices of `items`, with the progress told before and after each."""
@@ -219,43 +194,17 @@ class _Step:
             self.progress(self.name, done, self.total)
 
 
-def _open_held_out(task: Task, split: str) -> tuple[str, Source]:
-    for name in HELD_OUT if split == "auto" else (split,):
-        try:
-            source = task.open(name)
-        except ConfigError:
-            if split != "auto":
-                raise
-            continue
-        if len(source):
-            return name, source
-    wanted = " or ".join(HELD_OUT) if split == "auto" else split
-    raise ConfigError(
-        f"The data has no record in the split {wanted}.",
-        subject=f"task `{task.name}`",
-        remedy="Hold out some records, or name another split.",
-    )
-
-
-def _drawn(size: int, limit: int, seed: int) -> list[int]:
-    """Indices of at most `limit` records, in order."""
-    if not limit or size <= limit:
-        return list(range(size))
-    return sorted(np.random.default_rng(seed).choice(size, limit, replace=False).tolist())
-
-
 # Answers
 
 
 def _score_answers(
     decoder: Decoder,
-    task: Task,
-    test: Records,
-    train: Records,
+    evidence: Evidence,
     config: EvaluationConfig,
     step: _Step,
     evaluation: Evaluation,
 ) -> dict[str, dict[str, Any]]:
+    task, test = evidence.task, evidence.test
     answer = _choose if task.mode == "choose" else _generate
     answers = [
         a
@@ -269,7 +218,7 @@ def _score_answers(
     evaluation.examples[step.name] = [
         Example(test[i], answers[i], truths[i]) for i in range(min(config.num_examples, len(test)))
     ]
-    outcomes = _outcomes(task, train, test, config, evaluation, "answers")
+    outcomes = _outcomes(evidence, evaluation, "answers")
     scored = {}
     for number, metric_name in enumerate(task.metrics):
         metric = metrics.get(metric_name)
@@ -314,13 +263,12 @@ def _written(answers: Sequence[Any], task: Task) -> list[Any]:
 
 def _score_bits(
     decoder: Decoder,
-    task: Task,
-    test: Records,
-    train: Records,
+    evidence: Evidence,
     config: EvaluationConfig,
     step: _Step,
     evaluation: Evaluation,
 ) -> dict[str, dict[str, Any]]:
+    task, test = evidence.task, evidence.test
     bits: list[float] = []
     units: list[float] = []
     for part in step.batches(test, config.batch_size):
@@ -335,7 +283,7 @@ def _score_bits(
     ]
     metric = Metric(f"bits_per_{task.target.raw_unit}", "lower", _no_answer)
     mine = np.stack([np.array(bits), np.array(units)], axis=1)
-    outcomes = _outcomes(task, train, test, config, evaluation, "bits")
+    outcomes = _outcomes(evidence, evaluation, "bits")
     others = {o.name: np.stack([_as_array(o.bits), mine[:, 1]], axis=1) for o in outcomes}
     entry = _entry(metric, mine, others, config.seed)
     if not task.target.is_lossless:
@@ -363,20 +311,15 @@ def _as_array(bits: NDArray[np.float64] | None) -> NDArray[np.float64]:
 # Both
 
 
-def _outcomes(
-    task: Task,
-    train: Records,
-    test: Records,
-    config: EvaluationConfig,
-    evaluation: Evaluation,
-    kind: str,
-) -> list[Outcome]:
+def _outcomes(evidence: Evidence, evaluation: Evaluation, kind: str) -> list[Outcome]:
     found = []
-    for name in task.baselines:
+    for name in evidence.task.baselines:
+        if evidence.train.should_stop():
+            raise KeyboardInterrupt(f"asked to stop while scoring `{evidence.task.name}`")
         try:
-            outcome = baselines.get(name)(task, train, test, config.seed)
-        except BackendUnavailableError as error:
-            evaluation.notes.append(f"{task.name}: no `{name}` baseline: {error}")
+            outcome = baselines.get(name)(evidence)
+        except (BackendUnavailableError, DataError) as error:
+            evaluation.notes.append(f"{evidence.task.name}: no `{name}` baseline: {error}")
             continue
         if outcome is not None and getattr(outcome, kind) is not None:
             found.append(outcome)
@@ -396,10 +339,12 @@ def _entry(metric: Metric, mine: Pairs, others: Mapping[str, Pairs], seed: int) 
         "better": metric.better,
         "standard_error": standard_error(mine, is_share=metric.is_share, seed=seed),
         "baselines": scores,
+        "above_baseline": None,
     }
     if best is not None:
         error = margin_error(mine, others[best], is_share=metric.is_share, seed=seed)
         sign = 1 if metric.better == "higher" else -1
         gained = sign * (value - scores[best])
         entry["margin"] = gained / error if error and math.isfinite(error) else None
+        entry["above_baseline"] = bool(gained > ENOUGH * error)
     return entry

@@ -2,14 +2,15 @@
 
 `{task: {metric: {"value", "baseline", "baseline_name", "better", "n", "split", "seed"}}}`, with
 more beside: `standard_error`, `margin` (in standard errors of the difference, positive when the
-model is better), `baselines` (all of them), and `command`.
+model is better), `above_baseline` (whether by more than two of them), `baselines` (all of them),
+`limit`, `max_tokens` and `command`.
 """
 
 import json
 import math
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +22,40 @@ REQUIRED = ("value", "baseline", "baseline_name", "better", "n", "split", "seed"
 """Keys that every entry has."""
 
 
+ENOUGH = 2.0
+"""Standard errors of the difference by which a score must be above its baseline to say so."""
+
+
 def is_better(entry: Mapping[str, Any]) -> bool:
     """Whether the value beats its baseline; False if either is missing."""
     value, baseline = entry["value"], entry["baseline"]
     if value is None or baseline is None:
         return False
     return bool(value > baseline if entry["better"] == "higher" else value < baseline)
+
+
+def not_above(results: Results) -> list[str]:
+    """Scores that are not above their strongest baseline by two standard errors, named."""
+    return [
+        f"{task} {metric.replace('_', ' ')}"
+        for task, entries in results.items()
+        for metric, entry in entries.items()
+        if entry["baseline"] is not None and not entry.get("above_baseline", is_better(entry))
+    ]
+
+
+def missing_scores(results: Results, tasks: Iterable[str]) -> list[str]:
+    """Tasks without a score: left out, or with a value that is no finite number."""
+    return [
+        task
+        for task in tasks
+        if not results.get(task)
+        or not all(_is_finite(entry["value"]) for entry in results[task].values())
+    ]
+
+
+def _is_finite(value: Any) -> bool:
+    return value is not None and math.isfinite(value)
 
 
 def write_results(results: Results, path: Path) -> Path:

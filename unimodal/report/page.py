@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from unimodal.errors import CheckpointError
-from unimodal.evaluation.results import Results, is_better, read_results
+from unimodal.evaluation.results import Results, is_better, not_above, read_results
 from unimodal.report.figures import has_matplotlib, loss_svg, speed_svg
+from unimodal.training.metrics import METRICS, read_metrics
 
 REPORT_FILE = "report.html"
 DATA_FILE = "report_data.json"
 RESULTS_FILE = "results.json"
-METRICS_FILE = "metrics.jsonl"
 EXPERIMENT_FILE = "experiment.json"
 BAR_WIDTH, BAR_HEIGHT = 170, 22
 
@@ -39,7 +39,8 @@ def write_report(run: Path | str) -> Path:
     data = _read_json(run / DATA_FILE)
     results_path = run / str(data.get("results_file", RESULTS_FILE))
     results = read_results(results_path) if results_path.is_file() else {}
-    lines = _read_lines(run / METRICS_FILE)
+    metrics = run / METRICS
+    lines = read_metrics(metrics) if metrics.is_file() else []
     if not (data or results or lines):
         raise CheckpointError(
             "The run folder holds nothing to report.",
@@ -96,8 +97,10 @@ def _headline(results: Results, lines: Sequence[Mapping[str, Any]], data: Mappin
         parts.append(f"{last.get('total_tokens', 0):,} positions")
     entries = [entry for task in results.values() for entry in task.values()]
     if entries:
-        better = sum(is_better(entry) for entry in entries)
-        parts.append(f"{better} of {len(entries)} scores above their baseline")
+        above = len(entries) - len(not_above(results))
+        parts.append(
+            f"{above} of {len(entries)} scores above their baseline by two standard errors"
+        )
     return f'<p class="soft">{" &middot; ".join(parts)}</p>'
 
 
@@ -116,8 +119,16 @@ def _scores(results: Results) -> str:
         f'<div class="card"><table><tr>{head}</tr>{"".join(rows)}</table></div>'
         '<p class="soft">Dot: the model, with two standard errors as the band; line: the best '
         "baseline. Margin: standard errors of the difference, positive where the model is better."
-        "</p>"
+        f"</p>{_below(results)}"
     )
+
+
+def _below(results: Results) -> str:
+    names = not_above(results)
+    if not names:
+        return ""
+    listed = html.escape(", ".join(names))
+    return f"<p>Not above their strongest baseline by two standard errors: {listed}.</p>"
 
 
 def _score_row(task: str, metric: str, entry: Mapping[str, Any]) -> str:
@@ -317,16 +328,3 @@ def _read_json(path: Path) -> dict[str, Any]:
     except ValueError:
         raise CheckpointError("It is no JSON.", subject=str(path)) from None
     return found if isinstance(found, dict) else {}
-
-
-def _read_lines(path: Path) -> list[dict[str, Any]]:
-    """Lines of `metrics.jsonl`; one that a killed run cut is left out."""
-    if not path.is_file():
-        return []
-    lines = []
-    for text in path.read_text("utf-8").splitlines():
-        try:
-            lines.append(json.loads(text))
-        except ValueError:
-            continue
-    return lines

@@ -1,28 +1,49 @@
 """What comes after the last step, and now and then before it: the scores and the report."""
 
-from collections.abc import Callable
+import logging
 from pathlib import Path
 
 from unimodal.evaluation import EvaluationConfig
 from unimodal.model.decoder import Decoder
 from unimodal.report import score_and_report
+from unimodal.report.page import RESULTS_FILE
 from unimodal.tasks.base import TaskConfig
+from unimodal.training.run import Score
 from unimodal.training.signals import StopFlag
 
-Score = Callable[[Path, Decoder, dict[str, TaskConfig], StopFlag], None]
-"""Scores a model: (run folder, decoder, tasks, who wants to stop)."""
+log = logging.getLogger(__name__)
+SAMPLE_RESULTS = "results-validation.json"
+"""Scores on the way, which choices may be made by: never on the test split."""
 
 
-def scorer(records: int, command: str) -> Score:
+def scorer(
+    records: int, command: str, *, split: str = "auto", results_file: str = RESULTS_FILE
+) -> Score:
     """A function that scores every task on held-out records, and writes results and report.
 
     Args:
-        records: Records of each task, at most.
+        records: Records of each task, at most; -1: all.
         command: The command that gives these results, recorded beside them.
+        split: Split that is scored.
+        results_file: Name of the results in the run folder.
     """
-    config = EvaluationConfig(limit=records, command=command)
+    config = EvaluationConfig(limit=max(0, records), command=command, split=split)
 
     def score(run: Path, decoder: Decoder, tasks: dict[str, TaskConfig], flag: StopFlag) -> None:
-        score_and_report(run, decoder, tasks, config, should_stop=lambda: bool(flag))
+        found = score_and_report(
+            run,
+            decoder,
+            tasks,
+            config,
+            results_file=results_file,
+            should_stop=lambda: bool(flag),
+        )
+        for note in found.notes:
+            log.warning("%s", note)
 
     return score
+
+
+def sampler(records: int, command: str) -> Score:
+    """`scorer` for the time of training: on the validation split, in a file of its own."""
+    return scorer(records, command, split="validation", results_file=SAMPLE_RESULTS)
