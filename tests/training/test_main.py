@@ -12,8 +12,9 @@ import pytest
 import torch
 from hydra._internal.utils import get_args_parser
 
+from unimodal.errors import ConfigError
 from unimodal.model.durable import read_tensors
-from unimodal.training.main import OTHER_OPTIONS, VALUE_OPTIONS
+from unimodal.training.main import OTHER_OPTIONS, VALUE_OPTIONS, options_first
 from unimodal.training.metrics import read_metrics
 
 ROOT = Path(__file__).parents[2]
@@ -175,17 +176,21 @@ def test_json_gives_the_result_or_the_error_and_nothing_else(folder: Path) -> No
     result = json.loads(done.stdout)
     assert result["folder"] == "runs/mine"
     assert (result["finished"], result["steps"], result["results"]) == (True, 2, None)
-    failed = run(folder, "--json", "data.path=missing.fa")
+    failed = run(folder, "--json", "data.path=missing.fa", "run_dir=other")
     assert failed.returncode == 2
     assert "missing.fa" in json.loads(failed.stdout)["subject"]
 
 
-@pytest.mark.parametrize("option", ["--jsn", "--no-such-option"])
-def test_an_unknown_option_is_one_clear_error(folder: Path, option: str) -> None:
-    done = run(folder, option)
-    assert done.returncode == 2
-    assert f"`train` has no option `{option}`" in done.stderr
-    assert "usage" not in done.stderr
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--multirn", "seed=1"], r"no option `--multirn`.*`--multirun`"),
+        (["experiment=mine", "--cfg"], "`--cfg` needs a value"),
+    ],
+)
+def test_a_mistaken_option_is_one_clear_error(words: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        options_first(words)
 
 
 def test_all_options_of_hydra_are_known() -> None:
