@@ -1,11 +1,14 @@
 import json
+import math
+import shlex
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from unimodal.evaluation import read_results
+from unimodal.evaluation import Evaluation, read_results
 from unimodal.training.run import RunResult
 from unimodal.training.schedule import Progress
 
@@ -57,7 +60,7 @@ def test_fresh_removes_an_earlier_run_and_nothing_else(
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["--limit", "0"], "`--limit` must be"),
+        (["--limit", "-1"], "`--limit` must be"),
         (["training.max_stps=3"], "max_stps"),
         (["--device", "tpu"], "device"),
     ],
@@ -66,6 +69,57 @@ def test_wrong_settings_are_2(unimodal: Run, tmp_path: Path, argv: list[str], me
     done = unimodal("demo", "--run-dir", tmp_path / "x", *argv)
     assert done.code == 2
     assert message in done.err
+
+
+@pytest.mark.parametrize(("value", "code"), [(0.5, 0), (math.nan, 1), (None, 1)])
+def test_a_low_score_is_0_and_named_and_a_missing_one_is_1(
+    unimodal: Run,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    value: float | None,
+    code: int,
+) -> None:
+    entry = {"value": 0.5, "baseline": 0.5, "baseline_name": "majority answer", "better": "higher"}
+    entry |= {
+        "standard_error": 0.1,
+        "margin": 0.0,
+        "above_baseline": False,
+        "n": 4,
+        "split": "test",
+    }
+    results = {name: {"exact_match": dict(entry)} for name in TASKS}
+    if value is None:
+        del results["genome"]
+    else:
+        results["genome"]["exact_match"]["value"] = value
+    asked: list[Any] = []
+
+    def score(*given: Any, **named: Any) -> Evaluation:
+        asked.append(given[3])
+        return Evaluation(results)
+
+    monkeypatch.setattr(
+        "unimodal.training.run.train", lambda c, run: RunResult(run, Progress(), True)
+    )
+    monkeypatch.setattr("unimodal.runtime.load", lambda *given: SimpleNamespace(decoder=None))
+    tasks = lambda model, names: dict.fromkeys(sorted(TASKS))  # noqa: E731
+    monkeypatch.setattr("unimodal.cli.eval.chosen_tasks", tasks)
+    monkeypatch.setattr("unimodal.report.score_and_report", score)
+    folder = tmp_path / "my run, 2"
+    done = unimodal("demo", "--run-dir", folder, "--limit", "0")
+    assert done.code == code, done.err
+    assert "Not above their strongest baseline by two standard errors: " in done.out
+    assert "caption exact match" in done.out
+    assert ("Without a score: genome." in done.out) is (code == 1)
+    assert asked[0].limit == 0
+    assert shlex.split(asked[0].command) == [
+        "unimodal",
+        "demo",
+        "--run-dir",
+        str(folder),
+        "--limit",
+        "0",
+    ]
 
 
 @pytest.mark.soak
