@@ -176,3 +176,66 @@ def test_what_is_no_data_set_is_refused_with_a_remedy(tmp_path: Path, case: str)
     with pytest.raises(DataError) as error:
         detect(target)
     assert error.value.remedy
+
+
+def test_a_small_data_set_has_something_held_out(tmp_path: Path) -> None:
+    for number in range(2, 12):
+        pictures = tmp_path / f"n{number}"
+        for i in range(number):
+            picture(pictures / f"{i}.png")
+            (pictures / f"{i}.txt").write_text("x")
+        reads = tmp_path / f"reads{number}.fa"
+        reads.write_text("".join(f">r{i}\nACGTACGTAC\n" for i in range(number)))
+        for path in (pictures, reads):
+            sizes = {s: len(open_path(path, split=s)) for s in ("train", "validation", "test")}
+            assert sizes["validation"] >= 1
+            assert sizes["train"] >= 1
+            assert sum(sizes.values()) == number
+    assert len(open_path(tmp_path / "n2", split="test")) == 0
+
+
+def test_tables_and_manifests_draw_alike_beside_a_named_split(tmp_path: Path) -> None:
+    rows: list[dict[str, Any]] = [{"id": f"r{i}", "text": "x"} for i in range(60)]
+    rows[7]["split"] = "test"
+    table = tmp_path / "table"
+    for row in rows:
+        sound(table / f"{row['id']}.wav")
+    lines = [{**row, "file_name": f"{row['id']}.wav"} for row in rows]
+    (table / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in lines))
+    manifest = tmp_path / "m.jsonl"
+    manifest.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for split in ("train", "validation", "test"):
+        ids = [[r["id"] for r in open_path(p, split=split)] for p in (table, manifest)]  # type: ignore[attr-defined]
+        assert ids[0] == ids[1]
+        assert ids[0]
+
+
+def test_validate_names_damaged_files_orphans_and_bad_paths(tmp_path: Path) -> None:
+    for name in ("cut", "good"):
+        picture(tmp_path / f"{name}.png")
+    (tmp_path / "cut.png").write_bytes((tmp_path / "cut.png").read_bytes()[:40])
+    (tmp_path / "text.png").write_text("no picture")
+    (tmp_path / "empty.png").write_bytes(b"")
+    for name in ("cut", "good", "text", "empty", "orphan"):
+        (tmp_path / f"{name}.txt").write_text("x")
+    result = validate(tmp_path)
+    named = {Path(finding["file"]).name for finding in result["findings"]}
+    assert named == {"cut.png", "text.png", "empty.png", "orphan.txt"}
+    quick = validate(tmp_path, quick=True)
+    assert [Path(finding["file"]).name for finding in quick["findings"]] == ["orphan.txt"]
+    assert validate(tmp_path / "nowhere")["kind"] is None
+
+
+def test_validate_goes_on_after_a_bad_fasta_record(tmp_path: Path) -> None:
+    path = tmp_path / "a.fa"
+    path.write_text(">one\nACGT\n>p\nMKVLAWEEQ\n>empty\n>one\nAC\n>two\nGG\n")
+    result = validate(path)
+    assert [finding["line"] for finding in result["findings"]] == [3, 5, 6]
+    assert result["records"] == 2
+
+
+def test_a_line_of_ljspeech_without_transcript_is_named(tmp_path: Path) -> None:
+    sound(tmp_path / "wavs" / "a.wav")
+    sound(tmp_path / "wavs" / "b.wav")
+    (tmp_path / "metadata.csv").write_text("a|hello\nb\n")
+    assert [finding["line"] for finding in validate(tmp_path)["findings"]] == [2]

@@ -85,6 +85,9 @@ def test_prepare_from_a_file(tmp_path: Path) -> None:
     raw[-1] ^= 1
     file.write_bytes(raw)
     assert "SHA-256" in check_prepared(recipe.folder, hashes=True)[0]
+    for use in (recipe.prepare, recipe.source):
+        with pytest.raises(DataError, match="SHA-256"):
+            use()
     file.write_bytes(raw[:-1])
     with pytest.raises(DataError, match="--force"):
         recipe.source("train")

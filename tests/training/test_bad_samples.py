@@ -291,7 +291,7 @@ def test_a_bad_text_does_not_end_the_fitting_of_a_tokenizer(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("name", "content", "words"),
     [
-        ("protein.fa", ">one\nMKTAYIAKQRQISFVKSHFSRQ\n", ("protein.fa, record 1", "protein.")),
+        ("protein.fa", ">one\nMKTAYIAKQRQISFVKSHFSRQ\n", ("protein.fa, line 1", "protein.")),
         ("one.jsonl", '{"id": "a", "dna": "ACGT"}\n', ("`strands` is no option of a manifest",)),
     ],
 )

@@ -105,7 +105,47 @@ def test_a_bad_sample_costs_itself_and_is_named_once(experiment: Make, tmp_path:
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     assert sorted(line["id"] for line in lines) == ["train-3", "train-8"]
     assert {line["reason"] for line in lines} == {"MediaError"}
-    assert sorted(index for _, index in mixture.state().bad) == [3, 8]
+    state = json.loads(json.dumps(mixture.state().__dict__))
+    assert [(index, reason) for _, index, reason in state["bad"]] == [
+        (3, "MediaError"),
+        (8, "MediaError"),
+    ]
+    resumed = mixture_of(config)
+    resumed.restore(DataState.from_dict(state))
+    assert resumed.quarantine.reasons == {"MediaError": 2}
+
+
+def test_a_strangers_error_costs_one_sample(
+    experiment: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mixture = mixture_of(experiment(), tmp_path / "bad.jsonl")
+    task = mixture.streams["letters"].task
+    whole = task.document
+
+    def document(record: Any, rng: Any) -> Any:
+        if record["id"] == "train-3":
+            raise ValueError("no such thing")
+        return whole(record, rng)
+
+    monkeypatch.setattr(task, "document", document)
+    mixture.rows(60)
+    [line] = [json.loads(line) for line in (tmp_path / "bad.jsonl").read_text().splitlines()]
+    assert (line["id"], line["reason"]) == ("train-3", "DataError")
+    assert "ValueError: no such thing" in line["message"]
+
+
+def test_a_waiting_document_that_has_gone_is_put_away_on_resume(experiment: Make) -> None:
+    first = mixture_of(experiment())
+    first.rows(3)
+    state = first.state()
+    key = next(key for key in state.pending if key[0] == "letters")
+    config = experiment()
+    options = {"bad": [first.record_number(key)]}
+    config.tasks["letters"].data = DataConfig(name="test/pictures", options=options)
+    second = mixture_of(config)
+    second.restore(state)
+    assert second.quarantine.reasons == {"MediaError": 1}
+    assert second.rows(5)
 
 
 def test_a_document_longer_than_a_row_is_a_bad_sample(experiment: Make, tmp_path: Path) -> None:

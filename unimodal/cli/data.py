@@ -1,7 +1,8 @@
 """`unimodal data`: list, fetch, prepare, validate and count data sets."""
 
 import argparse
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         ("prepare", "fetch what is missing and write what training reads"),
     ):
         action = actions.add_parser(name, help=about)
-        action.add_argument("names", nargs="+", metavar="NAME", help="recipes")
+        names = "recipes; with KEY=VALUE after one, its options" if name == "prepare" else "recipes"
+        action.add_argument("names", nargs="+", metavar="NAME", help=names)
         action.add_argument(
             "--from",
             dest="files",
@@ -44,6 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     validate.add_argument(
         "--require", nargs="+", default=[], metavar="FIELD", help="fields that every record needs"
     )
+    validate.add_argument("--quick", action="store_true", help="do not decode files")
     add_output_options(validate)
     stats = actions.add_parser("stats", help="records, fields and commonest texts of a data set")
     stats.add_argument("name", metavar="NAME|PATH")
@@ -109,8 +112,9 @@ def _prepare(arguments: argparse.Namespace) -> int:
                 accept_other=arguments.accept_other,
                 force=arguments.force,
                 should_stop=lambda: bool(flag),
+                **options,
             )
-            for name in arguments.names
+            for name, options in _with_options(arguments.names)
         ]
     if arguments.json:
         print_json(results)
@@ -121,10 +125,36 @@ def _prepare(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _with_options(words: Sequence[str]) -> list[tuple[str, dict[str, Any]]]:
+    """Names with the `key=value` that follow each; values are JSON, or else text.
+
+    Raises:
+        ConfigError: if an option comes before any name.
+    """
+    named: list[tuple[str, dict[str, Any]]] = []
+    for word in words:
+        key, is_option, value = word.partition("=")
+        if not is_option:
+            named.append((word, {}))
+        elif named:
+            try:
+                named[-1][1][key] = json.loads(value)
+            except ValueError:
+                named[-1][1][key] = value
+        else:
+            raise ConfigError(
+                f"`{word}` stands before any recipe.", remedy="Write NAME first, then its options."
+            )
+    return named
+
+
 def _validate(arguments: argparse.Namespace) -> int:
     from unimodal.data.commands import validate
 
-    results = [validate(path, required=arguments.require) for path in arguments.paths]
+    results = [
+        validate(path, required=arguments.require, quick=arguments.quick)
+        for path in arguments.paths
+    ]
     if arguments.json:
         print_json(results)
     else:
@@ -137,7 +167,8 @@ def _print_findings(result: Mapping[str, Any]) -> None:
     if result["ok"]:
         print(f"{result['path']}: {result['kind']}, {result['records']:,} records, no fault")
         return
-    print(f"{result['path']}: {result['kind']}, {len(result['findings'])} faults")
+    kind, number = result["kind"] or "no data set", len(result["findings"])
+    print(f"{result['path']}: {kind}, {number} {'fault' if number == 1 else 'faults'}")
     for found in result["findings"]:
         line = f":{found['line']}" if found["line"] is not None else ""
         place = f"{found['file'] or result['path']}{line}"

@@ -11,7 +11,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,8 @@ from unimodal.data.packages import sha256_of
 from unimodal.errors import DataError
 
 MANIFEST = "manifest.json"
+VERIFIED = ".verified.json"
+"""Size and time of change of each prepared file as it was when its hash was found right."""
 _MAX_HEADER_BYTES = 1 << 20
 _DTYPES = {"U8": np.uint8, "I16": np.int16, "I32": np.int32, "I64": np.int64, "F32": np.float32}
 
@@ -34,15 +36,20 @@ def cache_folder() -> Path:
 
 
 @contextmanager
-def prepared_folder(target: Path, facts: Mapping[str, Any]) -> Iterator[Path]:
+def prepared_folder(
+    target: Path, facts: Mapping[str, Any], *, replace: bool = False
+) -> Iterator[Path]:
     """A folder to fill; on leaving without an error it becomes `target`, with its manifest.
 
     Args:
-        target: Where the whole folder will stand. It must not exist yet.
+        target: Where the whole folder will stand.
         facts: What else the manifest records (recipe, licence, counts, sources).
+        replace: Take the place of a folder that stands there; until the new one is whole, the old
+            one stays.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix=f"{target.name}.tmp-", dir=target.parent))
+    old = Path(f"{work}.replaced")
     try:
         yield work
         files = {
@@ -54,14 +61,21 @@ def prepared_folder(target: Path, facts: Mapping[str, Any]) -> Iterator[Path]:
             with path.open("rb") as file:
                 os.fsync(file.fileno())
         work.chmod(0o755)
+        if replace and target.exists():
+            os.rename(target, old)
         try:
             os.rename(work, target)
         except OSError:
+            if old.exists() and not target.exists():
+                os.rename(old, target)
+                raise
             # Another process prepared the same data meanwhile: both are whole, keep the first.
             if not (target / MANIFEST).is_file():
                 raise
     finally:
         shutil.rmtree(work, ignore_errors=True)
+        if target.exists():
+            shutil.rmtree(old, ignore_errors=True)
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
@@ -101,6 +115,36 @@ def check_prepared(folder: Path, *, hashes: bool) -> list[str]:
         elif hashes and sha256_of(path) != facts["sha256"]:
             problems.append(f"`{name}` does not have the recorded SHA-256.")
     return problems
+
+
+def verify_prepared(folder: Path) -> list[str]:
+    """`check_prepared` with hashes, of a folder that changed since it was found right.
+
+    A stamp of sizes and times of change makes the next check cost no reading.
+    """
+    stamp = _stamp(folder)
+    try:
+        known = json.loads((folder / VERIFIED).read_text("utf-8"))
+    except (OSError, ValueError):
+        known = None
+    if stamp is not None and known == stamp:
+        return []
+    problems = check_prepared(folder, hashes=True)
+    if not problems:
+        with suppress(OSError):  # a cache that others own is checked by each process
+            write_json(folder / VERIFIED, stamp)
+    return problems
+
+
+def _stamp(folder: Path) -> dict[str, list[int]] | None:
+    """Size and time of change (ns) of the manifest and of each file in it; None if one lacks."""
+    try:
+        facts = {
+            name: (folder / name).stat() for name in (MANIFEST, *read_manifest(folder)["files"])
+        }
+    except OSError:
+        return None
+    return {name: [found.st_size, found.st_mtime_ns] for name, found in facts.items()}
 
 
 def write_json(path: Path, value: Any) -> None:

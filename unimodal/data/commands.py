@@ -4,48 +4,105 @@ The command line parses arguments and prints; nothing here prints.
 """
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from unimodal.data.cache import cache_folder, check_prepared
-from unimodal.data.folders import detect, read_folder
+from unimodal.data.cache import cache_folder
+from unimodal.data.fasta import read_sequences
+from unimodal.data.folders import FileSource, Found, detect, open_path, read_folder, unused
 from unimodal.data.manifest import Finding, validate_manifest
-from unimodal.data.recipe import RECIPES
-from unimodal.data.sources import SOURCES, SPLITS, open_source
-from unimodal.errors import MediaError, UnimodalError
+from unimodal.data.recipe import RECIPES, Recipe
+from unimodal.data.sources import SOURCES, SPLITS, Source, check_options, open_source
+from unimodal.errors import UnimodalError
+from unimodal.media import FileRef
+from unimodal.modality import build_modality
 
 
-def validate(path: str | Path, *, required: Sequence[str] = ()) -> dict[str, Any]:
+def validate(
+    path: str | Path, *, required: Sequence[str] = (), quick: bool = False
+) -> dict[str, Any]:
     """All errors of a manifest, file or folder.
+
+    Args:
+        path: What is checked.
+        required: Fields that every record of a manifest must have.
+        quick: Do not decode files.
 
     Returns:
         `{"path", "kind", "why", "ok", "findings": [...], "records"}`; a finding has `line`, `id`,
-        `rule`, `value`, `remedy`, `file`. `records` is None for manifests with errors.
+        `rule`, `value`, `remedy`, `file`. `kind` is None for what is no data set, `records` for
+        manifests with errors.
     """
-    found = detect(path)
-    findings: list[Finding] = []
-    records: int | None = None
-    if found.kind == "manifest":
-        findings = validate_manifest(found.path, required=required)
-    elif found.kind == "fasta":
-        findings, records = _check_fasta(found.files)
-    elif found.kind == "parquet":
-        records = sum(len(open_source(str(path), split)) for split in SPLITS)
-    else:
-        rows, findings = read_folder(found)
-        records = len(rows)
-    if found.kind == "manifest" and not findings:
-        records = sum(len(open_source(str(found.path), split)) for split in SPLITS)
+    kind: str | None = None
+    why, records = "", None
+    try:
+        found = detect(path)
+        kind, why = found.kind, found.why
+        findings, records = _check(found, required, quick)
+    except (UnimodalError, OSError) as error:
+        findings = [_as_finding("It must be a data set", error, str(path))]
     return {
         "path": str(path),
-        "kind": found.kind,
-        "why": found.why,
+        "kind": kind,
+        "why": why,
         "ok": not findings,
         "findings": [asdict(finding) for finding in findings],
         "records": records,
     }
+
+
+def _check(found: Found, required: Sequence[str], quick: bool) -> tuple[list[Finding], int | None]:
+    """Errors of what was found, and how many records it has."""
+    if found.kind == "fasta":
+        errors, sequences = read_sequences(found.files)
+        return list(errors), len(sequences)
+    sources: list[Source] = []
+    if found.kind in ("manifest", "parquet"):
+        if found.kind == "manifest" and (
+            findings := validate_manifest(found.path, required=required)
+        ):
+            return findings, None
+        findings = []
+        sources = [open_path(found.path, split=split) for split in SPLITS]
+    else:
+        rows, findings = read_folder(found)
+        if not findings or found.kind != "table":  # a bad line is not a missing one
+            findings += unused(found, rows)
+        sources = [FileSource(rows, name=str(found.path), split="all")]
+    if not quick:
+        findings += [finding for source in sources for finding in _unreadable(source)]
+    return findings, sum(map(len, sources))
+
+
+def _unreadable(source: Source) -> Iterator[Finding]:
+    """A finding for each file of a source that the modality of its field cannot read."""
+    rule = "Each file must be readable"
+    for index in range(len(source)):
+        name, place = f"record {index} of {source.split}", source.name
+        try:
+            record = source[index]
+            name = str(record["id"])
+            for field, value in record.items():
+                if isinstance(value, FileRef):
+                    place = str(value.path)
+                    _reader(field)(value.path)
+        except (UnimodalError, OSError) as error:
+            yield _as_finding(rule, error, place, name)
+
+
+@lru_cache
+def _reader(field: str) -> Callable[[Path], Any]:
+    """How values of a field are read from files: by its modality."""
+    return build_modality(field, {}).read
+
+
+def _as_finding(rule: str, error: Exception, place: str, name: str | None = None) -> Finding:
+    message = error.message if isinstance(error, UnimodalError) else str(error)
+    remedy = getattr(error, "remedy", None) or "Correct or remove it."
+    return Finding(None, name, rule, message, remedy, place)
 
 
 def list_data() -> list[dict[str, Any]]:
@@ -95,7 +152,9 @@ def prepare(
 
     `should_stop` is asked in every long loop; a stop leaves nothing half written.
     """
-    recipe = RECIPES.get(name)(**options)
+    chosen = RECIPES.get(name)
+    check_options(name, options, None if chosen.__init__ is Recipe.__init__ else chosen)
+    recipe = chosen(**options)
     recipe.should_stop = should_stop
     files = [Path(file) for file in from_files]
     folder = recipe.prepare(files, accept_other=accept_other, force=force)
@@ -104,7 +163,6 @@ def prepare(
         "license": recipe.license,
         "folder": str(folder),
         "counts": recipe.counts(),
-        "problems": check_prepared(folder, hashes=True),
     }
 
 
@@ -131,18 +189,3 @@ def stats(name: str, *, sample: int = 200, **options: Any) -> dict[str, Any]:
         }
         result["license"] = source.license
     return result
-
-
-def _check_fasta(files: Sequence[Path]) -> tuple[list[Finding], int]:
-    from unimodal.media import read_fasta
-
-    findings = []
-    records = 0
-    for file in files:
-        try:
-            records += sum(1 for _ in read_fasta(file))
-        except MediaError as error:
-            rule = "Each FASTA record must be sound"
-            remedy = error.remedy or "Correct the record."
-            findings.append(Finding(None, error.subject, rule, error.message, remedy, str(file)))
-    return findings, records

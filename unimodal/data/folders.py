@@ -8,7 +8,6 @@ Manifests, FASTA windows and tables have modules of their own.
 """
 
 import csv
-import inspect
 import io
 import json
 from collections.abc import Sequence
@@ -24,7 +23,14 @@ from unimodal.data.manifest import (
     escaped,
     has_surrogate,
 )
-from unimodal.data.sources import BaseSource, ListSource, Record, Source, check_split, stable_split
+from unimodal.data.sources import (
+    ListSource,
+    Record,
+    Source,
+    assign_splits,
+    check_options,
+    check_split,
+)
 from unimodal.errors import DataError
 
 KINDS = ("manifest", "table", "captions", "classes", "fasta", "text", "parquet")
@@ -163,47 +169,31 @@ def open_path(path: str | Path, *, split: str = "train", **options: Any) -> Sour
 
     Raises:
         FindingsError: with all errors of a manifest or folder.
-        DataError: if the path is of no known kind, or the split is empty.
+        DataError: if the path is of no known kind. An empty split is a source of length 0.
     """
     check_split(split, KNOWN_SPLITS, str(path))
     found = detect(path)
     if found.kind == "manifest":
-        _check_options(found.kind, options, ManifestSource)
+        check_options(found.kind, options, ManifestSource)
         return ManifestSource(found.path, split, **options)
     if found.kind == "fasta":
-        return _open_fasta(found, split, options)
+        from unimodal.data.fasta import open_fasta
+
+        return open_fasta(found.files, split, name=str(path), **options)
     if found.kind == "parquet":
         from unimodal.data.parquet import ParquetSource
 
-        _check_options(found.kind, options, ParquetSource)
+        check_options(found.kind, options, ParquetSource)
         return ParquetSource(found.files, split, name=str(path), **options)
     rows, findings = read_folder(found, field=options.pop("field", None))
     if findings:
         raise FindingsError(found.path, findings)
     fraction = options.pop("validation_fraction", 0.05)
-    _check_options(found.kind, options, None)
-    explicit = any("split" in row for row in rows)
-    own = [
-        row
-        for row in rows
-        if (
-            row.get("split", "train")
-            if explicit
-            else stable_split(str(row.get("group", row["id"])), validation=fraction)
-        )
-        == split
-    ]
+    check_options(found.kind, options, None)
+    places = [(row.get("split"), str(row.get("group", row["id"]))) for row in rows]
+    splits = assign_splits(places, validation=fraction)
+    own = [row for row, its in zip(rows, splits, strict=True) if its == split]
     return FileSource(own, name=str(path), split=split)
-
-
-def _check_options(kind: str, options: dict[str, Any], taker: type | None) -> None:
-    """Raise DataError on an option that the source of this kind does not take."""
-    known = [] if taker is None else list(inspect.signature(taker).parameters)
-    for name in sorted(set(options) - set(known)):
-        raise DataError(
-            f"`{name}` is no option of a {kind} data set.",
-            remedy=f"Take it out of `data.options`. Known: {', '.join(known) or 'none'}.",
-        )
 
 
 class FileSource(ListSource):
@@ -232,6 +222,22 @@ def read_folder(found: Found, field: str | None = None) -> tuple[list[Record], l
                 )
                 break
     return rows, findings
+
+
+def unused(found: Found, rows: Sequence[Record]) -> list[Finding]:
+    """What lies in a folder of media and belongs to no row: captions, and files beside a table."""
+    if found.kind == "captions":
+        named = {file.with_suffix(".txt") for file in found.files}
+        left = sorted(set(found.path.rglob("*.txt")) - named - set(found.files))
+        rule, value = "Each caption must have its file", f"there is no {found.media} of this name"
+    elif found.kind == "table":
+        named = {value for row in rows for value in row.values() if isinstance(value, Path)}
+        left = sorted(set(found.files) - named)
+        rule, value = f"Each {found.media} must have a line", f"`{found.path.name}` has none"
+    else:
+        return []
+    remedy = "Add what is missing, or remove the file."
+    return [Finding(None, None, rule, value, remedy, str(file)) for file in left]
 
 
 def _read_rows(found: Found, field: str | None) -> tuple[list[Record], list[Finding]]:
@@ -364,8 +370,10 @@ def _table_rows(found: Found, findings: list[Finding]) -> list[tuple[int, Record
     if "|" in first and "file_name" not in first:
         for number, line in enumerate(text.split("\n"), start=1):
             parts = line.rstrip("\r").split("|")
-            if line.strip():
-                # LJSpeech: name|transcript|normalised transcript.
+            if line.strip() and len(parts) not in (2, 3):
+                rule = "A line must be name|transcript or name|transcript|normalised transcript"
+                refuse(number, rule, f"it has {len(parts)} fields", "Correct the line.")
+            elif line.strip():
                 rows.append((number, {"file_name": parts[0], "text": parts[-1]}))
         return rows
     reader = csv.DictReader(io.StringIO(text), strict=True)
@@ -409,31 +417,6 @@ def _read_text(found: Found) -> tuple[list[Record], list[Finding]]:
         rule, remedy = "A text data set must have text", "Check the path."
         findings.append(Finding(None, None, rule, "it is empty", remedy, str(found.path)))
     return rows, findings
-
-
-def _open_fasta(found: Found, split: str, options: dict[str, Any]) -> BaseSource:
-    import numpy as np
-
-    from unimodal.data.genome import GenomeWindows
-    from unimodal.media import read_fasta
-
-    _check_options(found.kind, options, GenomeWindows)
-    sequences: dict[str, Any] = {}
-    for file in found.files:
-        for number, record in enumerate(read_fasta(file), start=1):
-            key = record.id or f"{file.name}:{number}"
-            if key in sequences:
-                raise DataError(
-                    f"Sequence names must be unique, but {key!r} stands twice.",
-                    subject=f"{file}, record {number}",
-                    remedy="Rename one of the records.",
-                )
-            sequences[key] = np.frombuffer(record.bases.encode("ascii"), np.uint8)
-    if not sequences:
-        raise DataError("The FASTA files hold no records.", subject=str(found.path))
-    return GenomeWindows(
-        sequences, split, name=str(found.path), license="the user's own", **options
-    )
 
 
 def _detect_file(path: Path) -> Found:

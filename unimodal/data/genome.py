@@ -7,12 +7,18 @@ bits a base). FASTA files are read by `unimodal.media.read_fasta`; nothing here 
 from bisect import bisect_right
 from collections.abc import Mapping
 from itertools import accumulate
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from unimodal.data.sources import SPLITS, BaseSource, Record, check_split, hash_fraction
+from unimodal.data.sources import (
+    SPLITS,
+    BaseSource,
+    Record,
+    assign_splits,
+    check_split,
+    hash_fraction,
+)
 from unimodal.data.tables import Array
 from unimodal.errors import ConfigError, DataError
 
@@ -44,8 +50,9 @@ class GenomeWindows(BaseSource):
     """Windows of one or more sequences; record: `{"id", "dna", "start", "strand", "sequence"}`.
 
     The windows of a split cover it wholly unless `stride` exceeds `window`; the last one of a
-    sequence may be shorter. No window crosses a split's border. What is held out is read forward:
-    the other strand of a held-out base is not another held-out base.
+    sequence may be shorter. No window crosses a split's border. A sequence that fits in one window
+    (a read) is not cut: one of several goes to a split whole, by hash of its name. What is held out
+    is read forward: the other strand of a held-out base is not another held-out base.
 
     Args:
         sequences: Names to uint8 arrays of letters.
@@ -54,7 +61,7 @@ class GenomeWindows(BaseSource):
         stride: Bases from one window's start to the next; `window` by default.
         strands: `forward`; `random` (each window's strand drawn by a hash of `seed` and its
             index: an augmentation); or `both` (every window twice). Of training windows only.
-        test_fraction: Share of each sequence's end that is held out.
+        test_fraction: Share of each sequence's end that is held out, or of short sequences.
         validation_fraction: Share before it that is `validation`.
         seed: For `strands="random"`.
         name: See `Source`.
@@ -62,7 +69,6 @@ class GenomeWindows(BaseSource):
 
     Raises:
         ConfigError: if a number is out of range.
-        DataError: if the split holds no bases.
     """
 
     def __init__(
@@ -94,20 +100,21 @@ class GenomeWindows(BaseSource):
         self.window, self.stride, self.seed = window, stride, seed
         self.strands = strands if split == "train" else "forward"
         self._sequences = dict(sequences)
+        shares = {"test": test_fraction, "validation": validation_fraction}
+        reads = [
+            key
+            for key, array in self._sequences.items()
+            if len(array) <= window and len(self._sequences) > 1
+        ]
+        splits = assign_splits([(None, key) for key in reads], **shares)
+        whole = dict(zip(reads, splits, strict=True))
         self._parts = [
-            (
-                key,
-                *split_range(len(array), split, test=test_fraction, validation=validation_fraction),
-            )
+            (key, 0, len(array) if whole[key] == split else 0)
+            if key in whole
+            else (key, *split_range(len(array), split, **shares))
             for key, array in self._sequences.items()
         ]
         self._parts = [part for part in self._parts if part[1] < part[2]]
-        if not self._parts:
-            raise DataError(
-                f"Split `{split}` holds no bases.",
-                subject=name,
-                remedy="Choose larger fractions, or give longer sequences.",
-            )
         self._ends = list(accumulate(self._number(end - start) for _, start, end in self._parts))
 
     @property
@@ -116,7 +123,7 @@ class GenomeWindows(BaseSource):
         return sum(end - start for _, start, end in self._parts)
 
     def __len__(self) -> int:
-        return self._ends[-1] * (2 if self.strands == "both" else 1)
+        return (self._ends or [0])[-1] * (2 if self.strands == "both" else 1)
 
     def record(self, index: int) -> Record:
         strand = 0
@@ -165,12 +172,3 @@ def unpack_bases(packed: NDArray[np.uint8], number: int) -> NDArray[np.uint8]:
     letters = np.frombuffer(b"ACGT", np.uint8)
     table = letters[(np.arange(256)[:, None] >> np.array([0, 2, 4, 6])) & 3]
     return np.asarray(table[packed].reshape(-1)[:number])
-
-
-def facts(source: GenomeWindows) -> dict[str, Any]:
-    """Bases, windows and share of each letter of a split, for reports."""
-    counts = np.zeros(256, np.int64)
-    for key, start, end in source._parts:
-        counts += np.bincount(np.asarray(source._sequences[key][start:end]), minlength=256)
-    letters = {chr(i): int(n) for i, n in enumerate(counts.tolist()) if n}
-    return {"bases": source.num_bases, "windows": len(source), "letters": letters}

@@ -14,7 +14,7 @@ from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from unimodal.data.sources import BaseSource, Record, stable_split
+from unimodal.data.sources import BaseSource, Record, assign_splits
 from unimodal.errors import DataError
 
 MAX_LINE_BYTES = 16 * 2**20
@@ -126,10 +126,9 @@ class ManifestSource(BaseSource):
         findings, places = _scan(self._path, self._kinds, required)
         if findings:
             raise FindingsError(self._path, findings)
+        splits = assign_splits([place[1:] for place in places], validation=validation_fraction)
         self._offsets = [
-            offset
-            for offset, given, group in places
-            if (given or stable_split(group, validation=validation_fraction)) == split
+            place[0] for place, own in zip(places, splits, strict=True) if own == split
         ]
 
     def __len__(self) -> int:

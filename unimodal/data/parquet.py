@@ -13,7 +13,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-from unimodal.data.sources import BaseSource, Record, stable_split
+from unimodal.data.sources import BaseSource, Record, assign_splits
 from unimodal.errors import BackendUnavailableError, DataError
 
 _RENAMED = {"audio": "speech", "sentence": "text", "transcription": "text", "caption": "text"}
@@ -29,7 +29,7 @@ class ParquetSource(BaseSource):
         name: See `Source`.
         fields: Column to record key, besides the usual ones (`audio` becomes `speech`; `sentence`,
             `transcription` and `caption` become `text`).
-        validation_fraction: Share drawn by hash where no file names a split.
+        validation_fraction: Share drawn by hash of the rows whose file names no split.
 
     Raises:
         BackendUnavailableError: without pyarrow.
@@ -47,19 +47,16 @@ class ParquetSource(BaseSource):
     ):
         super().__init__(name, "the user's own", split)
         self._fields = {**_RENAMED, **(fields or {})}
-        splits = {file: split_of_file(file) for file in files}
-        named = any(splits.values())
-        self._files = [f for f in files if not named or splits[f] == split]
-        ends = list(accumulate(len(_table(file)) for file in self._files))
-        self._ends = ends
-        total = ends[-1] if ends else 0
-        self._index: Sequence[int] = range(total)
-        if not named:
-            self._index = [
-                i
-                for i in range(total)
-                if stable_split(str(i), validation=validation_fraction) == split
-            ]
+        self._files = list(files)
+        sizes = [len(_table(file)) for file in files]
+        self._ends = list(accumulate(sizes))
+        rows = [
+            (split_of_file(file), f"{file.stem}:{row}")
+            for file, size in zip(files, sizes, strict=True)
+            for row in range(size)
+        ]
+        splits = assign_splits(rows, validation=validation_fraction)
+        self._index = [i for i, own in enumerate(splits) if own == split]
 
     def __len__(self) -> int:
         return len(self._index)

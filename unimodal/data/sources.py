@@ -8,8 +8,9 @@ shuffles; mixing and order belong to training.
 """
 
 import hashlib
+import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -137,7 +138,7 @@ def hash_fraction(*keys: object) -> float:
 
 
 def hash_seed(*keys: object) -> int:
-    """A 63-bit seed that depends on the keys alone."""
+    """A 53-bit seed that depends on the keys alone."""
     return int(hash_fraction(*keys) * 2**53)
 
 
@@ -158,6 +159,31 @@ def stable_split(key: str, *, validation: float = 0.05, test: float = 0.0, salt:
     return "validation" if fraction < test + validation else "train"
 
 
+def assign_splits(
+    records: Sequence[tuple[str | None, str]], *, validation: float = 0.05, test: float = 0.0
+) -> list[str]:
+    """The split of each record: the one that it names, else one drawn by hash of its group.
+
+    If `validation` is above 0, but no record falls to it, it gets the group of least hash among
+    those drawn for `train`, as long as another one stays there: a small data set, too, has
+    something held out.
+
+    Args:
+        records: The named split, None or "" for none; and the group (the id, where there is none).
+        validation: See `stable_split`.
+        test: See `stable_split`.
+    """
+    drawn = {group for named, group in records if not named}
+    splits = {group: stable_split(group, validation=validation, test=test) for group in drawn}
+    filled = {*splits.values(), *(named for named, _ in records)}
+    if validation > 0 and "validation" not in filled:
+        train = [group for group in drawn if splits[group] == "train"]
+        if len(train) > 1:
+            least = min(train, key=lambda group: (hash_fraction("split", "", group), group))
+            splits[least] = "validation"
+    return [named or splits[group] for named, group in records]
+
+
 def check_split(split: str, known: Sequence[str], subject: str) -> str:
     """`split`, if it is one of `known`.
 
@@ -169,6 +195,24 @@ def check_split(split: str, known: Sequence[str], subject: str) -> str:
             f"There is no split `{split}`.", subject=subject, remedy=did_you_mean(split, known)
         )
     return split
+
+
+def check_options(kind: str, options: Mapping[str, Any], taker: Callable[..., Any] | None) -> None:
+    """Check that a source takes the options that it is given.
+
+    Raises:
+        DataError: naming the first that it does not take, and what to write instead.
+    """
+    taken = {} if taker is None else inspect.signature(taker).parameters
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in taken.values()):
+        return  # it checks them itself
+    known = [name for name in taken if name != "cache"]
+    for name in sorted(set(options) - set(known)):
+        raise DataError(
+            f"`{name}` is no option of a {kind} data set.",
+            remedy=f"Leave it out (of an experiment: `~tasks.TASK.data.options.{name}`). "
+            f"Known: {', '.join(known) or 'none'}.",
+        )
 
 
 def open_source(name: str, split: str = "train", **options: Any) -> Source:

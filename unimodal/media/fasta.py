@@ -8,6 +8,7 @@ import gzip
 import os
 import re
 import zlib
+from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from io import BufferedIOBase, BytesIO
@@ -56,17 +57,40 @@ def read_fasta(source: Source, limits: MediaLimits = DEFAULT_LIMITS) -> Iterator
         MediaError: While iterating: a file that is missing, cut, or not FASTA, a record that is
             empty, too long, or holds letters that are no nucleotides (a protein, say).
     """
+    for _, found in scan_fasta(source, limits):
+        if isinstance(found, MediaError):
+            raise found
+        yield found
+
+
+def scan_fasta(
+    source: Source, limits: MediaLimits = DEFAULT_LIMITS
+) -> Iterator[tuple[int, FastaRecord | MediaError]]:
+    """`read_fasta` that goes on after an unsound record.
+
+    Yields:
+        The number of its title line, and the record, or what is wrong with it.
+
+    Raises:
+        MediaError: While iterating: a file that is missing, cut, or not FASTA.
+    """
     name = source_name(source)
     open_size(source, limits.max_fasta_bytes)
+    titles: deque[int] = deque()
     try:
         with _open(source) as raw:
             head = raw.read(2)
             raw.seek(0)
             packed = head == b"\x1f\x8b"
             stream: BufferedIOBase = gzip.GzipFile(fileobj=raw) if packed else raw
-            lines = _lines(stream, raw, name, limits)
+            lines = _lines(stream, raw, name, limits, titles)
             for count, (title, bases) in enumerate(_parse(lines), start=1):
-                yield _record(title, bases, f"{name}, record {count}", limits)
+                found: FastaRecord | MediaError
+                try:
+                    found = _record(title, bases, f"{name}, record {count}", limits)
+                except MediaError as error:
+                    found = error
+                yield titles.popleft(), found
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise MediaError(
             f"The gzip file is cut or damaged ({error}).", subject=name, remedy="Fetch it again."
@@ -133,9 +157,16 @@ def _open(source: Source) -> BufferedIOBase:
 
 
 def _lines(
-    stream: BufferedIOBase, raw: BufferedIOBase, name: str, limits: MediaLimits
+    stream: BufferedIOBase,
+    raw: BufferedIOBase,
+    name: str,
+    limits: MediaLimits,
+    titles: deque[int],
 ) -> Iterator[str]:
-    """Decoded lines of bounded length and total; the first non-blank one must start with ">"."""
+    """Decoded lines of bounded length and total; the first non-blank one must start with ">".
+
+    Numbers of title lines are added to `titles`.
+    """
     total, number, begun = 0, 0, False
     bases = 0
     while line := stream.readline(limits.max_record_bases + 2):
@@ -158,7 +189,11 @@ def _lines(
                     subject=name,
                     remedy="Give a nucleotide FASTA file.",
                 )
-        bases = 0 if line.startswith(b">") else bases + len(line.strip())
+        if line.startswith(b">"):
+            titles.append(number)
+            bases = 0
+        else:
+            bases += len(line.strip())
         if bases > limits.max_record_bases:
             raise _too_long(f"{name}, line {number}", limits)
         yield _decode(line, name, number)

@@ -27,7 +27,7 @@ from unimodal.tasks.base import TaskConfig, build_task, field_of, open_data
 from unimodal.tasks.defaults import default_tasks
 from unimodal.training.config import ExperimentConfig
 from unimodal.training.counters import permuted
-from unimodal.training.mixture import TaskStream
+from unimodal.training.mixture import TaskStream, sample_errors
 from unimodal.vocabulary import Vocabulary
 
 log = logging.getLogger(__name__)
@@ -128,7 +128,13 @@ def _spread(source: Source, field: str, modality: Modality[Any, Any], limit: int
     seen: set[str] = set()
     repeated = 0
     for i in range(min(limit, len(source))):
-        found = list(_read(source[permuted(i, len(source), len(source))].get(field), modality))
+        index = permuted(i, len(source), len(source))
+        try:
+            with sample_errors(field, index):
+                found = list(_read(source[index].get(field), modality))
+        except (UnimodalError, OSError) as error:
+            log.warning("A sample is left out of fitting: %s", error)
+            continue
         yield from found
         texts = {value for value in found if isinstance(value, str)}
         repeated = repeated + 1 if texts and texts <= seen else 0
@@ -149,11 +155,7 @@ def _read(found: Any, modality: Modality[Any, Any]) -> Iterable[Any]:
     if found is None:
         return ()
     if isinstance(found, FileRef):
-        try:
-            return (modality.read(found.path),)
-        except (UnimodalError, OSError) as error:
-            log.warning("A sample is left out of fitting: %s", error)
-            return ()
+        return (modality.read(found.path),)
     if isinstance(found, list | tuple) and modality.value_type is str:
         return found
     return (found,)

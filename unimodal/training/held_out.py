@@ -20,9 +20,10 @@ from unimodal.stream import (
 )
 from unimodal.training.counters import generator, key_of, permuted
 from unimodal.training.metrics import TaskLosses
-from unimodal.training.mixture import TaskStream
+from unimodal.training.mixture import TaskStream, sample_errors
 from unimodal.training.ranks import rank, world_size
 from unimodal.training.trainee import Precision, Trainee
+from unimodal.types import Tokens
 from unimodal.vocabulary import Vocabulary
 
 log = logging.getLogger(__name__)
@@ -37,9 +38,9 @@ class HeldOut:
         vocabulary: Source of ids.
         stream: The clock of positions.
         packing: Rows.
-        documents: Documents of each task, at most.
+        documents: Documents of each task, at most; spread over its records.
         rows_per_batch: Rows computed at once.
-        seed: Chooses the documents, and their crops and masks.
+        seed: Chooses the documents, and their masks. There are no crops and no null conditions.
     """
 
     def __init__(
@@ -54,7 +55,7 @@ class HeldOut:
         seed: int,
     ):
         self.tasks = list(streams)
-        self.units: dict[str, tuple[str, float]] = {}
+        self.units: dict[str, tuple[str, float] | None] = {}
         self.counts: dict[str, int] = dict.fromkeys(self.tasks, 0)
         encoded: list[EncodedDocument] = []
         for name, chosen in streams.items():
@@ -62,18 +63,32 @@ class HeldOut:
             size = len(chosen.source)
             for k in range(min(documents, size)):
                 rng = generator(seed, _PURPOSE, order, k)
+                index = permuted(k, size, order)
                 try:
-                    record = chosen.source[permuted(k, size, order)]
-                    document = chosen.task.document(record, rng)
-                    item = encode_document(
-                        document, vocabulary, stream, rng, longest=packing.row_length
-                    )
+                    with sample_errors(name, index):
+                        several = chosen.task.scored_documents(chosen.source[index])
+                        room = min(-(-documents // size), documents - self.counts[name])
+                        kept = [several[i] for i in rng.permutation(len(several))[:room]]
+                        items = [
+                            encode_document(
+                                one, vocabulary, stream, rng, longest=packing.row_length
+                            )
+                            for one in kept
+                        ]
                 except (UnimodalError, OSError) as error:
                     log.warning("Held-out sample %d of task `%s` is left out: %s", k, name, error)
                     continue
-                encoded.append(item)
-                self.counts[name] += 1
-                self._add_units(name, document, vocabulary)
+                encoded += items
+                self.counts[name] += len(items)
+                for document in kept:
+                    self._add_units(name, document, vocabulary)
+            if documents and not self.counts[name]:
+                log.warning(
+                    "Task `%s` has no held-out record in the split `%s` that can be used: it gets "
+                    "no held-out loss, and no score unless there is a split `test`.",
+                    name,
+                    chosen.source.split,
+                )
         packer: Packer[int] = Packer(packing, iter(list(enumerate(encoded))))
         rows = packer.rows(len(encoded))
         batches = [
@@ -92,7 +107,8 @@ class HeldOut:
         """Loss over all held-out documents, nats an id and bits a raw unit of each task.
 
         Bits a raw unit count every predicted id, control ids included, over the raw units of the
-        values that carry loss; only for lossless modalities.
+        values that carry loss; only for tasks where all of these are lossless, have the objective
+        `next` and count the same unit.
         """
         if not any(self.counts.values()):
             return {}
@@ -108,17 +124,29 @@ class HeldOut:
         measured = losses.reduced()
         nats = losses.reduced_nats()
         measured["bits"] = {
-            f"{name}_per_{unit}": nats[name] / math.log(2) / count
-            for name, (unit, count) in self.units.items()
-            if count
+            f"{name}_per_{units[0]}": nats[name] / math.log(2) / units[1]
+            for name, units in self.units.items()
+            if units and units[1]
         }
         return measured
 
     def _add_units(self, name: str, document: Document, vocabulary: Vocabulary) -> None:
+        """Add the raw units of what is learned; None for good where bits have no meaning."""
         for segment in document.segments:
-            modality = vocabulary.modality(segment.modality)
-            if segment.objective != "next" or segment.weight == 0 or not modality.is_lossless:
+            if segment.objective == "none" or segment.weight == 0:
                 continue
-            unit, count = self.units.get(name, (modality.raw_unit, 0.0))
-            if unit == modality.raw_unit:
-                self.units[name] = unit, count + modality.raw_units(segment.value)
+            modality = vocabulary.modality(segment.modality)
+            unit, count = self.units.get(name, None) or (modality.raw_unit, 0.0)
+            has_bits = (
+                self.units.get(name, ()) is not None
+                and segment.objective == "next"
+                and modality.is_lossless
+                and unit == modality.raw_unit
+                and not isinstance(segment.value, Tokens)
+            )
+            try:
+                self.units[name] = (
+                    (unit, count + modality.raw_units(segment.value)) if has_bits else None
+                )
+            except UnimodalError:
+                self.units[name] = None

@@ -16,7 +16,8 @@ import bisect
 import itertools
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -66,19 +67,19 @@ class DataState:
         draws: Draws so far.
         counts: Draws of each task so far.
         pending: Documents that wait in the packer, oldest first.
-        bad: Unusable samples: task and record number.
+        bad: Unusable samples: task, record number and the error's type.
     """
 
     draws: int = 0
     counts: dict[str, int] = field(default_factory=dict)
     pending: list[Key] = field(default_factory=list)
-    bad: list[Key] = field(default_factory=list)
+    bad: list[tuple[str, int, str]] = field(default_factory=list)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "DataState":
         """The state of a checkpoint."""
         pending = [(str(task), int(k)) for task, k in values["pending"]]
-        bad = [(str(task), int(k)) for task, k in values["bad"]]
+        bad = [(str(task), int(k), str(reason)) for task, k, reason in values["bad"]]
         return cls(int(values["draws"]), dict(values["counts"]), pending, bad)
 
 
@@ -92,8 +93,7 @@ class Quarantine:
 
     def __init__(self, path: Path | None, budget: int):
         self.path, self.budget = path, budget
-        self.samples: set[Key] = set()
-        self.reasons: Counter[str] = Counter()
+        self.samples: dict[Key, str] = {}
         self._written = _read_bad_samples(path)
 
     def add(self, task: str, index: int, sample: str, error: Exception) -> None:
@@ -102,9 +102,8 @@ class Quarantine:
         Raises:
             DataError: when the budget is spent; says how many by reason, and the last one.
         """
-        self.samples.add((task, index))
         reason = type(error).__name__
-        self.reasons[reason] += 1
+        self.samples[task, index] = reason
         if self.path is not None and (task, index) not in self._written:
             self._written.add((task, index))
             line = {"task": task, "index": index, "id": sample, "reason": reason}
@@ -119,6 +118,11 @@ class Quarantine:
                 remedy=f"Repair the data ({BAD_SAMPLES} in the run folder names each sample), or "
                 "raise the budget.",
             ) from error
+
+    @property
+    def reasons(self) -> Counter[str]:
+        """Number of unusable samples by the type of their error."""
+        return Counter(self.samples.values())
 
     def per_task(self) -> Counter[str]:
         """Number of unusable samples of each task."""
@@ -169,16 +173,19 @@ class Mixture:
 
     def state(self) -> DataState:
         """Where the stream stands, after the rows that were taken."""
-        bad = sorted(self.quarantine.samples)
+        bad = sorted((*key, reason) for key, reason in self.quarantine.samples.items())
         return DataState(self._draws, dict(self._counts), self._packer.pending(), bad)
 
     def restore(self, state: DataState) -> None:
-        """Go on from a saved state: the same rows follow."""
+        """Go on from a saved state: the same rows follow.
+
+        A waiting document that can no longer be read is put away, like any other.
+        """
         self._draws = state.draws
         self._counts = {name: state.counts.get(name, 0) for name in self._names}
-        self.quarantine.samples |= set(state.bad)
+        self.quarantine.samples |= {(task, index): reason for task, index, reason in state.bad}
         self._packer = Packer(self.packing, self._documents())
-        self._packer.restore((key, self.document(key)) for key in state.pending)
+        self._packer.restore(self._usable(state.pending))
 
     def record_number(self, key: Key) -> int:
         """Which record of its task's source a key names."""
@@ -191,25 +198,28 @@ class Mixture:
         """The document that a key names.
 
         Raises:
-            UnimodalError: if the sample cannot be used.
+            UnimodalError, OSError: if the sample cannot be used.
         """
         name, k = key
         chosen = self.streams[name]
         rng = generator(self.seed, _DOCUMENT, key_of(name), k)
-        record = chosen.source[self.record_number(key)]
-        document = chosen.task.document(record, rng)
-        return encode_document(
-            document,
-            self.vocabulary,
-            self.stream,
-            rng,
-            augment=self.augment,
-            longest=self.packing.row_length,
-        )
+        index = self.record_number(key)
+        with sample_errors(name, index):
+            document = chosen.task.document(chosen.source[index], rng)
+            return encode_document(
+                document,
+                self.vocabulary,
+                self.stream,
+                rng,
+                augment=self.augment,
+                longest=self.packing.row_length,
+            )
 
     def _documents(self) -> Iterator[tuple[Key, EncodedDocument]]:
-        while True:
-            key = self._draw()
+        return self._usable(self._draw() for _ in itertools.count())
+
+    def _usable(self, keys: Iterable[Key]) -> Iterator[tuple[Key, EncodedDocument]]:
+        for key in keys:
             index = self.record_number(key)
             if (key[0], index) in self.quarantine.samples:
                 self._check_any_left(key[0])
@@ -232,7 +242,8 @@ class Mixture:
     def _put_away(self, key: Key, index: int, error: Exception) -> None:
         sample = getattr(error, "subject", None) or ""
         try:
-            sample = str(self.streams[key[0]].source[index].get("id", sample))
+            with sample_errors(*key):
+                sample = str(self.streams[key[0]].source[index].get("id", sample))
         except (UnimodalError, OSError):
             sample = sample or str(index)
         self.quarantine.add(key[0], index, sample, error)
@@ -244,6 +255,25 @@ class Mixture:
                 f"Task `{name}` has no usable sample: all {size} are in `{BAD_SAMPLES}`.",
                 remedy="That file says what is wrong with each.",
             )
+
+
+@contextmanager
+def sample_errors(task: str, index: int) -> Iterator[None]:
+    """Whatever a source, a task or a modality raises about a sample, as an error that names it.
+
+    Raises:
+        DataError: for what is neither a `UnimodalError` nor an `OSError`.
+    """
+    try:
+        yield
+    except (UnimodalError, OSError):
+        raise
+    except Exception as error:
+        raise DataError(
+            f"The sample cannot be used ({type(error).__name__}: {error}).",
+            subject=f"task `{task}`, record {index}",
+            remedy="Correct the sample, or the code that reads and encodes it.",
+        ) from error
 
 
 def check_streams(streams: Mapping[str, TaskStream]) -> None:

@@ -80,6 +80,11 @@ class SpokenCaptions(Recipe):
         names = json.loads(self.member(archives["emojibase-data"], "package/en/data.json"))
         labels = [item["label"] for item in names if item.get("group") not in (0, 2, 9)]
         captions = make_captions(labels)
+        if self._num_clips > (most := len(captions) * len((*FLITE_VOICES, *ESPEAK_VOICES))):
+            raise ConfigError(
+                f"`num_clips` must be at most {most:,} with these captions and voices, but is "
+                f"{self._num_clips:,}."
+            )
         rng = np.random.default_rng(hash_seed(self.name, self._seed))
         flite_voices = [v for v in FLITE_VOICES if v.name not in HELD_OUT_VOICES]
         espeak_voices = [v for v in ESPEAK_VOICES if v.name not in HELD_OUT_VOICES]
