@@ -35,7 +35,7 @@ VERBS = {
 }
 """Verbs in the order of the help, with what they do."""
 
-RESUMABLE = {"train", "demo", "data", "eval"}
+RESUMABLE = {"train", "demo", "data prepare", "eval"}
 """Verbs that lose nothing by being stopped: the same command goes on, or begins again."""
 
 
@@ -85,8 +85,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         report_error(error, as_json=as_json)
         return error.exit_code
     except KeyboardInterrupt:
-        report_stop(verb, resumable=verb in RESUMABLE)
-        return EXIT_RESUMABLE if verb in RESUMABLE else EXIT_FAILURE
+        is_resumable = bool({verb, " ".join(given[:2])} & RESUMABLE)
+        report_stop(verb, resumable=is_resumable)
+        return EXIT_RESUMABLE if is_resumable else EXIT_FAILURE
     except BrokenPipeError:
         # The reader has gone: leave, and keep the interpreter's own last flush from complaining.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
