@@ -93,7 +93,8 @@ def work(installed: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pat
     )
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])
-    assert {name: end["code"] for name, end in found.items()} == dict.fromkeys(found, 0), found
+    failed = {name: end for name, end in found.items() if end["code"]}
+    assert not failed, failed
     return folder, found
 
 
@@ -130,10 +131,12 @@ def test_they_are_scored_above_a_baseline(work: tuple[Path, dict[str, Any]]) -> 
     results = json.loads(work[1]["eval"]["out"])
     for task in ("board_to_text", "pulse_to_text", "tune_to_text"):
         entry = results[task]["exact_match"]
-        assert entry["value"] > entry["baselines"]["majority answer"] + 0.2, task
+        baselines = entry["baselines"]
+        majority = next(v for name, v in baselines.items() if name.startswith("majority answer"))
+        assert entry["value"] > majority + 0.2, task
     for task, unit in (("model_board", "square"), ("model_tune", "note")):
         entry = results[task][f"bits_per_{unit}"]
-        assert entry["baseline_name"] == "uniform choice"
+        assert entry["baseline_name"].startswith("uniform choice")
         assert entry["value"] < entry["baseline"] - 2 * entry["standard_error"]
 
 
@@ -143,7 +146,7 @@ def test_they_generate_and_go_through_files(work: tuple[Path, dict[str, Any]]) -
     assert lines[0] == "TUNE"
     assert all(len(line.split()) == 2 for line in lines[1:])
     assert json.loads(found["back"]["out"])["value"] in ("calm", "brisk", "wild")
-    assert json.loads(found["score"]["out"])[0]["modality"] == "tune"
+    assert json.loads(found["score"]["out"])["scores"][0]["modality"] == "tune"
     assert json.loads(found["embed"]["out"])["shape"] == [1, 64]
     assert "array" in json.loads(found["board"]["out"])["value"]
 

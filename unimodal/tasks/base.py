@@ -202,7 +202,8 @@ class Task(ABC):
         """Metrics that fit the target, unless the options name others."""
         if self.target.value_type is str:
             return ("exact_match", "character_error_rate")
-        return ("distance",)
+        graded = type(self.target).distance is not Modality.distance
+        return ("distance",) if graded else ("exact_match",)  # the default is 0 or infinity
 
     @property
     def baselines(self) -> Sequence[str]:
