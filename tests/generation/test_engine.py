@@ -8,7 +8,9 @@ from torch import Tensor
 
 from unimodal.constraints import Ban, Trie
 from unimodal.errors import ConfigError, DataError, GrammarError, MediaError, VocabularyError
-from unimodal.generation import Engine, Request, Sampling, generate
+from unimodal.generation import Engine, Request, Sampling, generate, score
+from unimodal.generation.sampling import Sampler
+from unimodal.model.decoder import parameter_key
 from unimodal.stream import Document, Segment
 from unimodal.testing.fixtures import NonDecreasing
 
@@ -191,6 +193,94 @@ def test_a_bad_request_fails_alone_with_a_typed_error(build_decoder, document, a
     assert answers[0].error is None
 
 
+def test_features_that_are_not_finite_cost_their_request_alone(build_decoder, given):
+    decoder = build_decoder()
+    value = given(decoder, "fake_continuous").value
+    good = ask("fake_line", Segment("fake_continuous", value))
+    bad = ask("fake_line", Segment("fake_continuous", value * torch.nan))
+    answers = generate(decoder, [good, bad, good])
+    assert isinstance(answers[1].error, DataError)
+    assert answers[0].ids == answers[2].ids == generate(decoder, [good])[0].ids
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_numbers_that_overflow_cost_their_request_alone(build_decoder, given, temperature):
+    decoder = build_decoder()
+    row = decoder.vocabulary.opener("fake_grid")
+    with torch.no_grad():
+        for span in decoder.vocabulary.spans:
+            if span.start <= row < span.stop:
+                decoder.embeddings[parameter_key(span.name)][row - span.start] = torch.inf
+    sampling = Sampling(seed=1, temperature=temperature)
+    good = ask("fake_line", given(decoder, "fake_line"), sampling=sampling)
+    # One fails at its first id, the other after it has written a segment.
+    now = ask("fake_line", given(decoder, "fake_grid"), sampling=sampling)
+    later = Request(Document([]), ["fake_residual", "fake_grid"], sampling, max_tokens=40)
+    answers = generate(decoder, [good, now, later, good])
+    for answer in answers[1:3]:
+        assert isinstance(answer.error, DataError)
+        assert "finite" in str(answer.error)
+    assert answers[0].ids == answers[3].ids == generate(decoder, [good])[0].ids
+
+
+@pytest.mark.parametrize("temperature", [1e-40, 1e-300])
+def test_tiny_temperatures_take_the_likeliest_id(build_decoder, temperature):
+    decoder = build_decoder()
+    cold, tiny = generate(
+        decoder,
+        [
+            ask("fake_line", sampling=Sampling(temperature=t, seed=1, top_p=0.9), max_tokens=20)
+            for t in (0.0, temperature)
+        ],
+    )
+    assert tiny.error is None
+    assert tiny.ids == cold.ids
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_a_row_with_nothing_legal_or_no_score_says_so(temperature):
+    settings = Sampling(temperature=temperature, seed=1)
+    sampler = Sampler([settings] * 3, torch.device("cpu"))
+    logits = torch.randn(3, 5)
+    logits[1, 2] = torch.nan
+    legal = torch.tensor([[True] * 5, [True] * 5, [False] * 5])
+    columns, scores = sampler.draw(logits, torch.full((3,), 0.5, dtype=torch.float64), legal)
+    assert scores.isfinite().tolist() == [True, False, False]
+    assert bool((columns < 5).all())
+
+
+def test_constraints_on_what_is_not_asked_for_are_refused(build_decoder):
+    bad = ask("fake_line", constraints={"fake_lime": [Ban((1,))]})
+    good, refused = generate(build_decoder(), [ask("fake_line"), bad])
+    assert good.error is None
+    assert isinstance(refused.error, ConfigError)
+    assert "fake_lime" in str(refused.error)
+
+
+def test_a_batch_has_at_least_one_request(build_decoder):
+    with pytest.raises(ConfigError, match="batch_size"):
+        generate(build_decoder(), [ask("fake_line")], batch_size=0)
+
+
+def test_one_asked_modality_may_be_a_plain_name(build_decoder):
+    request = Request(Document([]), "fake_line", Sampling(seed=1))
+    (answer,) = generate(build_decoder(), [request])
+    assert [s.modality for s in answer.segments] == ["fake_line"]
+
+
+def test_an_end_that_only_the_budget_forces_has_its_log_probability(build_decoder, given):
+    decoder = build_decoder()
+    grid = given(decoder, "fake_grid")
+    requests = [ask("fake_line", grid, sampling=Sampling(seed=s), max_tokens=8) for s in range(12)]
+    answers = generate(decoder, requests)
+    assert {answer.is_truncated for answer in answers} == {True, False}
+    for answer in answers:
+        segment = Segment("fake_line", answer.value, objective="next")
+        (found,) = score(decoder, [Document([grid, segment])])
+        assert answer.logprob == pytest.approx(-found.nats, abs=1e-3)
+        assert answer.is_truncated == (len(answer.ids) == 8)
+
+
 def test_free_switching_without_listed_openers_is_refused(build_decoder, given):
     decoder = build_decoder()
     (answer,) = generate(decoder, [Request(Document([given(decoder, "fake_line")]), None)])
@@ -209,6 +299,27 @@ def test_a_prefix_is_continued_and_kept(build_decoder, given):
     empty = dataclasses.replace(plain, prefix="")
     first, second = generate(decoder, [plain, empty])
     assert first.ids == second.ids
+
+
+@pytest.mark.parametrize("asked", [["fake_line"], ["fake_line", "fake_events"]])
+def test_a_prefix_counts_against_the_budget(build_decoder, asked):
+    decoder = build_decoder()
+    least = (
+        1
+        + len("abcabc")
+        + 1
+        + (1 + decoder.vocabulary.grammar(asked[-1]).shortest()) * (len(asked) - 1)
+    )
+    exact, short = generate(
+        decoder,
+        [
+            Request(Document([]), asked, Sampling(seed=1), max_tokens=budget, prefix="abcabc")
+            for budget in (least, least - 1)
+        ],
+    )
+    assert len(exact.ids) == least
+    assert exact.segments[0].value == "abcabc"
+    assert isinstance(short.error, ConfigError)
 
 
 def test_a_prefix_needs_a_layout_with_an_end(build_decoder, given):

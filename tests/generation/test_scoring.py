@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from unimodal.errors import ConfigError, DataError
-from unimodal.generation import classify, embed, score
+from unimodal.generation import Request, Sampling, classify, embed, generate, score
 from unimodal.generation import scoring as scoring_module
 from unimodal.stream import Document, Segment, collate, encode_document
 
@@ -133,3 +133,20 @@ def test_embeddings_are_means_over_content(build_decoder, given):
         content = encoded.grid[:, 0] >= 0
         expected = (hidden[content] if bool(content.any()) else hidden).mean(dim=0)
         torch.testing.assert_close(vector, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_a_document_without_segments_has_no_embedding(build_decoder, given):
+    decoder = build_decoder()
+    with pytest.raises(ConfigError, match="document 1"):
+        embed(decoder, [Document([given(decoder, "fake_line")]), Document([])])
+
+
+def test_a_value_with_ids_and_features_costs_what_its_generation_did(build_decoder, given):
+    decoder = build_decoder(("fake_line", "fake_masked"))
+    line = given(decoder, "fake_line")
+    (answer,) = generate(decoder, [Request(Document([line]), "fake_masked", Sampling(seed=0))])
+    value = Segment("fake_masked", answer.value, attend="causal", objective="next")
+    (found,) = score(decoder, [Document([line, value])])
+    assert answer.logprob == pytest.approx(-found.nats, abs=1e-4)
+    chosen = classify(decoder, [Document([line])], [value])
+    assert answer.logprob == pytest.approx(float(chosen[0, 0]), abs=1e-4)

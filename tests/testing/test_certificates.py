@@ -11,7 +11,7 @@ from unimodal.generation.rows import Row
 from unimodal.model.cache import Cache, LayerCache
 from unimodal.model.config import DecoderConfig
 from unimodal.model.decoder import Decoder
-from unimodal.stream import Document, Segment
+from unimodal.stream import Document, Segment, encoding
 from unimodal.testing.certificates import (
     certify_batched,
     certify_cached,
@@ -38,10 +38,13 @@ def segment(decoder, name, seed=0, **options):
 
 def make_requests(decoder):
     requests = []
-    for seed, name in enumerate(DISCRETE):
+    for seed, name in enumerate((*DISCRETE, "fake_masked")):
         given = [segment(decoder, "fake_continuous", seed), segment(decoder, "fake_line", seed)]
         document = Document(given[: seed % 3], id=name)
-        requests.append(Request(document, [name, "fake_line"], Sampling(seed=seed), max_tokens=40))
+        sampling = Sampling(seed=seed)
+        # Rows leave the batch one after the other.
+        budget = 30 + 5 * seed
+        requests.append(Request(document, [name, "fake_line"], sampling, max_tokens=budget))
     line = Document([segment(decoder, "fake_line", 9)])
     requests.append(Request(line, None, Sampling(seed=3), max_tokens=40))
     return requests
@@ -52,7 +55,7 @@ def make_documents(decoder):
         Document(
             [
                 segment(decoder, "fake_continuous", seed, attend="full"),
-                segment(decoder, name, seed + 1, objective="next"),
+                segment(decoder, name, seed + 1, objective="next", attend="causal"),
             ]
         )
         for seed, name in enumerate((*DISCRETE, "fake_masked"))
@@ -163,6 +166,39 @@ def test_one_document_cannot_be_certified_as_packed():
     decoder = make_decoder()
     with pytest.raises(ConfigError):
         certify_packed(decoder, make_documents(decoder)[:1])
+
+
+@pytest.mark.parametrize(
+    "certify",
+    [
+        lambda d: certify_cached(d, []),
+        lambda d: certify_batched(d, []),
+        lambda d: certify_packed(d, [Document([segment(d, "fake_line")])] * 2),
+        lambda d: certify_padded(d, [Document([segment(d, "fake_line")])]),
+    ],
+    ids=CERTIFICATES,
+)
+def test_a_certificate_that_compares_nothing_fails(certify):
+    with pytest.raises(ConfigError, match="Nothing is compared"):
+        certify(make_decoder())
+
+
+def test_features_fed_where_generation_fed_ids_are_found(monkeypatch):
+    decoder = make_decoder()
+    requests = [Request(Document([segment(decoder, "fake_line")]), ["fake_masked"])]
+    assert certify_cached(decoder, requests) <= 1e-5
+    frame = encoding._frame
+
+    def with_features(asked, modality, tokens, *rest):
+        piece = frame(asked, modality, tokens, *rest)
+        if tokens.features is not None:
+            piece.inputs[piece.inside] = decoder.vocabulary.control("pad")
+            piece.features = tokens.features
+        return piece
+
+    monkeypatch.setattr(encoding, "_frame", with_features)
+    with pytest.raises(CertificateError):
+        certify_cached(decoder, requests)
 
 
 def test_a_failing_request_raises_its_own_error():

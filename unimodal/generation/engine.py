@@ -9,6 +9,7 @@ Not here: the arithmetic of a step (`step`), what may follow (`rows`), random nu
 Certified by `unimodal.testing.certificates`.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -16,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from unimodal.errors import DataError, UnimodalError
+from unimodal.errors import ConfigError, DataError, UnimodalError
 from unimodal.generation.requests import Answer, Request
 from unimodal.generation.rows import Placed, Row
 from unimodal.generation.sampling import Sampler
@@ -35,7 +36,7 @@ EMPTY = (-1, -1, -1, -1, 0, CONTROL_CELL, CONTROL_CELL, CONTROL_CELL)
 
 @contextmanager
 def inference(decoder: Decoder) -> Iterator[None]:
-    """Evaluation mode, no gradients, float32; the mode is restored."""
+    """Evaluation mode, no gradients, no autocast; the mode is restored."""
     training = decoder.training
     decoder.eval()
     try:
@@ -56,6 +57,12 @@ def generate(
     return Engine(decoder, dtype).generate(requests, batch_size=batch_size)
 
 
+def check_batch_size(batch_size: int) -> None:
+    """Raise ConfigError if a batch size is below 1."""
+    if batch_size < 1:
+        raise ConfigError(f"`batch_size` must be at least 1, but is {batch_size}.")
+
+
 class Engine:
     """Answers requests with a decoder. Make a new one when its weights change.
 
@@ -63,7 +70,9 @@ class Engine:
         decoder: The model; its weights are copied in a layout for decoding.
         dtype: In which the copied matrices are multiplied. `float32` is exact: answers do not
             depend on what else is in the batch. `bfloat16` is faster for many requests at once,
-            `int8` (weights alone; bfloat16 for more than one token at a time) for one.
+            `int8` (weights alone; bfloat16 for more than one token at a time) for one; rounding
+            there depends on how many tokens are multiplied at once, so that an answer may
+            depend on the batch.
 
     Raises:
         ConfigError: if the dtype is not offered.
@@ -85,10 +94,14 @@ class Engine:
         Returns:
             One answer a request, in order. A bad request has its `error` set; the others are not
             affected.
+
+        Raises:
+            ConfigError: if `batch_size` is below 1.
         """
+        check_batch_size(batch_size)
         answers: list[Answer] = []
-        for first in range(0, len(requests), max(1, batch_size)):
-            answers += self._answer(requests[first : first + max(1, batch_size)])
+        for first in range(0, len(requests), batch_size):
+            answers += self._answer(requests[first : first + batch_size])
         return answers
 
     def _answer(self, requests: Sequence[Request]) -> list[Answer]:
@@ -141,7 +154,7 @@ class _Batch:
         """Draw and feed codes while every row goes on as planned.
 
         Returns:
-            The ids, drawn but not fed, with which some row left its plan; None if none did.
+            The ids, drawn but not fed, with which some row ended or failed; None if none did.
         """
         ahead = [row.codes_ahead() for row in self.rows]
         limit = max(1, PLANNED_TOKENS // len(self.rows))
@@ -161,7 +174,7 @@ class _Batch:
             numbers = [heads[i % len(heads)] for heads, _ in ahead]
             ids, scores = self._draw(numbers, None if uniform is None else uniform[i])
             listed, scores_listed = ids.tolist(), scores.tolist()
-            if end in listed:
+            if end in listed or not math.isfinite(sum(scores_listed)):
                 left = listed, scores_listed
                 self._give_back(count - i - 1)
                 break

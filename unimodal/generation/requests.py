@@ -46,17 +46,18 @@ class Request:
     Attributes:
         document: The given segments, each with a value. Segments from the first asked one on are
             left out.
-        asked: Modalities to write, in order. None: free switching, which the checkpoint must list
-            openers for. By default what the document's roles ask for.
+        asked: Modalities to write, in order, or the name of one. None: free switching, which the
+            checkpoint must list openers for. By default what the document's roles ask for.
         sampling: How ids are drawn.
-        max_tokens: Ids that the answer may have in all, openers, headers and ends included. The
-            answer is always whole: ids that could not be finished within are never drawn.
-        constraints: Decode constraints, by modality.
+        max_tokens: Ids that the answer may have in all: openers, headers, ends and a prefix
+            included. The answer is always whole: ids that could not be finished within are never
+            drawn.
+        constraints: Decode constraints, by modality that is asked for.
         prefix: A value that the first asked segment begins with, for layouts with an end.
     """
 
     document: Document
-    asked: Sequence[str] | None = ()
+    asked: Sequence[str] | str | None = ()
     sampling: Sampling = field(default_factory=Sampling)
     max_tokens: int = 256
     constraints: Mapping[str, Sequence[Constraint]] = field(default_factory=dict)
@@ -66,6 +67,8 @@ class Request:
         """Modalities to write; None for free switching."""
         if self.asked is None:
             return None
+        if isinstance(self.asked, str):
+            return [self.asked]
         return list(self.asked) or self.document.asked()
 
     def constraints_of(self, name: str) -> tuple[Constraint, ...]:
@@ -106,6 +109,8 @@ class Answer:
     Attributes:
         segments: What was written, in order; empty if the request failed.
         ids, logprobs, forced: Of the whole answer, openers included.
+        is_truncated: Whether `max_tokens` chose an id: it left one where the layout allows several,
+            e.g. the end of a text.
         error: Why the request failed; it failed alone.
         alternatives: All answers, where several were drawn for one prompt.
     """
@@ -114,6 +119,7 @@ class Answer:
     ids: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
     forced: list[bool] = field(default_factory=list)
+    is_truncated: bool = False
     error: UnimodalError | None = None
     alternatives: tuple["Answer", ...] = ()
 

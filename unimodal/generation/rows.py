@@ -4,6 +4,7 @@ A `Row` knows what may follow and where each new token stands (RoPE position, gr
 as `stream.encoding` computes them for training. It holds no tensors of the model.
 """
 
+import math
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -25,6 +26,8 @@ from unimodal.vocabulary import HeadSet, Vocabulary
 
 MAX_STEADY = 64
 """Most ids planned ahead."""
+UNBOUNDED = 1 << 62
+"""A budget that forbids nothing."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,7 @@ class Row:
         self.ids: list[int] = []
         self.logprobs: list[float] = []
         self.forced: list[bool] = []
+        self.is_truncated = False
         self.segments: list[_Open] = []
         self.open: _Open | None = None
         self.error: UnimodalError | None = None
@@ -80,12 +84,13 @@ class Row:
         self.kind = int(self.prompt.kind[-1]) if self.index else -1
         if self.open is None:
             self.at = self.prompt.next_position
-        shortest = self.cursor.shortest()
+        shortest = len(self.ids) + self.cursor.shortest()
         if shortest > request.max_tokens:
             raise ConfigError(
                 f"The answer needs at least {shortest} ids, but `max_tokens` is "
                 f"{request.max_tokens}.",
-                remedy="Raise `max_tokens`.",
+                subject=request.document.id or None,
+                remedy="Raise `max_tokens`; the ids of a `prefix` count.",
             )
 
     # What may follow
@@ -145,6 +150,8 @@ class Row:
             GrammarError: if the constraints leave none.
         """
         ranges = self.cursor.legal(self.budget)
+        # An id that the layout forces has been appended before: here, the budget leaves one.
+        self.is_truncated |= sum(stop - start for start, stop in ranges) == 1
         ids = head.ids
         mask = torch.zeros(len(ids), dtype=torch.bool)
         for start, stop in ranges:
@@ -173,18 +180,31 @@ class Row:
     # What was drawn
 
     def push(self, token: int, logprob: float) -> list[Placed]:
-        """Append a drawn id and whatever is forced after it; return them with their places."""
+        """Append a drawn id and whatever is forced after it; return them with their places.
+
+        Raises:
+            DataError: if the id has no log-probability.
+        """
+        if not math.isfinite(logprob):
+            raise DataError(
+                f"The model has no finite score for what follows {len(self.ids)} ids.",
+                subject=self.request.document.id or None,
+                remedy="Look for values that are not finite, or huge, in what is given.",
+            )
         return [self._append(token, logprob, False), *self.drain()]
 
     def drain(self) -> list[Placed]:
         """Append forced ids; return them with their places.
+
+        Forced is what training does not learn: where the layout allows one id. Where only the
+        budget leaves no choice, the id is drawn, and so has its log-probability.
 
         Raises:
             GrammarError: if a constraint forbids one.
         """
         placed = []
         while not self.done:
-            ranges = self.cursor.legal(self.budget)
+            ranges = self.cursor.legal(UNBOUNDED)
             if sum(stop - start for start, stop in ranges) != 1:
                 break
             self._constrained(torch.ones(1, dtype=torch.bool), torch.tensor([ranges[0][0]]))
@@ -241,7 +261,7 @@ class Row:
                     self.forced[part],
                 )
             )
-        return Answer(written, self.ids, self.logprobs, self.forced)
+        return Answer(written, self.ids, self.logprobs, self.forced, self.is_truncated)
 
     # Inside
 
@@ -265,6 +285,13 @@ class Row:
                     subject=subject,
                 )
         grammars = {name: vocabulary.grammar(name) for name in names or []}
+        for name in request.constraints:
+            if name not in grammars:
+                raise ConfigError(
+                    f"The constraints name `{name}`, which is not asked for.",
+                    subject=subject,
+                    remedy=f"Asked for: {', '.join(grammars) or 'nothing'}.",
+                )
         if request.prefix is not None:
             return self._continue(given, wanted)
         if given.segments:
@@ -283,7 +310,8 @@ class Row:
                 f"`{name}` has a layout without an end, so no value is the beginning of another.",
                 remedy="Leave out `prefix`.",
             )
-        part = Segment(name, self.request.prefix)
+        # As training learns it: the ids, one after the other.
+        part = Segment(name, self.request.prefix, attend="causal", objective="next")
         _check_value(part, vocabulary, self.request.document.id or None)
         whole = encode_document(
             replace(given, segments=(*given.segments, part)),

@@ -15,6 +15,8 @@ from unimodal.generation.requests import Sampling
 
 BLOCK = 64
 """Uniform numbers drawn at once; a constant, so that the sequence depends on the seed alone."""
+COLDEST = 1e-30
+"""Temperatures between this and 0 divide as this does: a score by less would not be finite."""
 
 
 class Uniforms:
@@ -49,7 +51,7 @@ class Sampler:
 
     def __init__(self, settings: Sequence[Sampling], device: torch.device):
         self.greedy = all(s.temperature == 0 for s in settings)
-        temperature = [[s.temperature or 1.0] for s in settings]
+        temperature = [[max(s.temperature, COLDEST) if s.temperature else 1.0] for s in settings]
         self._plain = all(t == [1.0] for t in temperature)
         self._temperature = torch.tensor(temperature, device=device)
         zero = [s.temperature == 0 for s in settings]
@@ -73,23 +75,26 @@ class Sampler:
             legal: Columns that may be drawn, at least one a row. None: all.
 
         Returns:
-            Columns, and their log-probability in nats before temperature and `legal`.
+            Columns, and their log-probability in nats before temperature and `legal`; it is not
+            finite where a row's logits are not, or none of its columns is legal.
         """
         scores = torch.log_softmax(logits, dim=-1)
         open_scores = scores if legal is None else scores.masked_fill(~legal, -torch.inf)
         if self.greedy or uniform is None:
             best = open_scores.argmax(dim=-1)
-            return best, scores.gather(1, best[:, None])[:, 0]
+            return best, open_scores.gather(1, best[:, None])[:, 0]
         work = open_scores if self._plain else open_scores / self._temperature
         if self._cut:
             work = self._truncate(work)
         # Sums in float64: in float32 the tail of a large vocabulary would be lost.
         cumulative = torch.softmax(work, dim=-1).cumsum(dim=-1, dtype=torch.float64)
         passed = uniform[:, None] * cumulative[:, -1:]
+        # Without a distribution (NaN) the search finds no column; its score says so.
         chosen = torch.searchsorted(cumulative, passed, right=True)[:, 0]
+        chosen = chosen.clamp(max=scores.shape[1] - 1)
         if self._zero is not None:
             chosen = torch.where(self._zero, open_scores.argmax(dim=-1), chosen)
-        return chosen, scores.gather(1, chosen[:, None])[:, 0]
+        return chosen, open_scores.gather(1, chosen[:, None])[:, 0]
 
     def _truncate(self, scores: Float[Tensor, "R C"]) -> Float[Tensor, "R C"]:
         """-inf for all but the top k, then all but the smallest set that holds top p."""

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from unimodal.errors import ConfigError
-from unimodal.generation.engine import inference
+from unimodal.generation.engine import check_batch_size, inference
 from unimodal.generation.requests import MAX_DOCUMENT_POSITIONS
 from unimodal.generation.step import Stepper
 from unimodal.kernels.cross_entropy import linear_nll
@@ -37,7 +37,7 @@ class SegmentScore:
         modality: Ledger name.
         nats: Negative log-likelihood of all its targets: header, content and end.
         num_targets: How many they are.
-        raw_units: How many raw units its value holds; None for pre-encoded values.
+        raw_units: How many raw units its value holds; None for pre-encoded and input-only values.
         bits_per_raw_unit: nats / ln 2 / raw units, for lossless modalities, else None.
     """
 
@@ -117,8 +117,9 @@ def classify(
         Nats, float32, on the CPU; the likeliest candidate has the largest.
 
     Raises:
-        ConfigError: without candidates, or if a document gives nothing.
+        ConfigError: without candidates, if a document gives nothing, or `batch_size` is below 1.
     """
+    check_batch_size(batch_size)
     if not candidates:
         raise ConfigError("There are no candidates to choose among.")
     tails = [
@@ -132,8 +133,8 @@ def classify(
     found = []
     with inference(decoder):
         stepper = Stepper(decoder)
-        for first in range(0, len(documents), max(1, batch_size)):
-            part = documents[first : first + max(1, batch_size)]
+        for first in range(0, len(documents), batch_size):
+            part = documents[first : first + batch_size]
             given = [_encoded(decoder, replace(d.given(), free=False)) for d in part]
             if any(len(document) == 0 for document in given):
                 raise ConfigError(
@@ -152,7 +153,15 @@ def embed(decoder: Decoder, documents: Sequence[Document]) -> Float[Tensor, "n D
 
     Returns:
         float32, on the CPU.
+
+    Raises:
+        ConfigError: if a document has no segment.
     """
+    for number, whole in enumerate(documents):
+        if not whole.segments:
+            raise ConfigError(
+                "A document to embed has no segment.", subject=whole.id or f"document {number}"
+            )
     plain = [
         replace(d, segments=tuple(replace(s, objective="none") for s in d.segments), free=False)
         for d in documents
@@ -199,9 +208,7 @@ def target_nll(decoder: Decoder, batch: Batch, hidden: Tensor) -> Float[Tensor, 
     flat = hidden.flatten(0, 1)
     result = torch.zeros(len(flat), device=flat.device)
     for head in batch.heads:
-        columns = head.columns
-        if decoder.config.head == "full":
-            columns = decoder.vocabulary.head_sets[head.number].ids.to(columns.device)[columns]
+        columns = decoder.columns(head.number, head.columns)
         nll, _ = linear_nll(flat[head.index], decoder.head_weight(head.number), columns)
         result[head.index] = nll.float()
     return result
@@ -225,7 +232,8 @@ def _score(decoder: Decoder, document: EncodedDocument, nll: Tensor) -> Score:
         value, name = span.segment.value, span.segment.modality
         modality = decoder.vocabulary.modality(name)
         nats = float(nll[chosen].sum(dtype=torch.float64))
-        units = None if isinstance(value, Tokens) else float(modality.raw_units(value))
+        counts = modality.is_discrete and not isinstance(value, Tokens)
+        units = float(modality.raw_units(value)) if counts else None
         bits = nats / math.log(2) / units if units and modality.is_lossless else None
         parts.append(SegmentScore(name, nats, int(chosen.sum()), units, bits))
     total = float(nll[has_target].sum(dtype=torch.float64))
@@ -281,9 +289,7 @@ def _continue_some(
         index = (
             (head.index + torch.arange(len(given))[:, None] * count * width).flatten().to(device)
         )
-        columns = head.columns
-        if decoder.config.head == "full":
-            columns = decoder.vocabulary.head_sets[head.number].ids[columns]
+        columns = decoder.columns(head.number, head.columns)
         logits = stepper.logits(hidden.flatten(0, 1)[index], head.number)
         scores = torch.log_softmax(logits, dim=-1)
         chosen = scores.gather(1, columns.repeat(len(given)).to(device)[:, None])[:, 0]

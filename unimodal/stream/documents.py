@@ -25,7 +25,8 @@ class Segment:
         attend: "causal" or "full"; None takes the modality's own, which must be causal for the
             objective "next".
         objective: "none": no loss; "next": predict each id from those before; "masked": predict
-            hidden ids at their own positions.
+            hidden ids at their own positions. Where a value has ids and features, "next" is fed the
+            ids, the others the features.
         weight: Loss weight of its positions, at least 0.
         role: What a request supplies ("given") or wants ("asked"). Says nothing about training.
         mask_ratio: Share of content positions hidden by the "masked" objective, in (0, 1].

@@ -260,6 +260,8 @@ def _encode(document: Document, segment: Segment, modality: Modality[Any, Any]) 
         )
     value = segment.value
     tokens = value if isinstance(value, Tokens) else modality.encode(value)
+    if tokens.features is not None and not bool(tokens.features.isfinite().all()):
+        raise DataError(f"A `{segment.modality}` value has features that are not finite.")
     if len(tokens) == 0 and not modality.is_discrete:
         raise DataError(f"A `{segment.modality}` value has no positions.", subject=subject)
     if segment.objective != "none" and tokens.ids is None:
@@ -316,7 +318,9 @@ def _frame(
         hidden[rng.permutation(content)[:count]] = True
         targets[inside] = np.where(hidden & (heads[inside] >= 0), ids[inside], NO_TARGET)
     inputs = ids
-    if tokens.features is not None:
+    # What is learned one by one is fed as ids, as generation feeds what it writes.
+    features = None if segment.objective == "next" else tokens.features
+    if features is not None:
         inputs[inside] = pad
     inputs[inside][hidden] = mask
     return _Piece(
@@ -329,7 +333,7 @@ def _frame(
         hidden=hidden,
         grid=tokens.grid.numpy(),
         seconds=_clock(modality, tokens),
-        features=_without(tokens.features, hidden),
+        features=_without(features, hidden),
         before=len(before),
     )
 

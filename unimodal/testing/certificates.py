@@ -1,8 +1,9 @@
 """Certificates: ways of computing the same thing agree, in float32 within 1e-5.
 
 Cached = uncached, batched = single, packed = alone, padded = unpadded. Each function returns the
-worst difference, or raises `CertificateError` with it and its place. A difference of two
-log-probabilities is taken relative to their size where that is above 1.
+worst difference, or raises `CertificateError` with it and its place; where there is nothing to
+compare it raises ConfigError. A difference of two log-probabilities is taken relative to their size
+where that is above 1.
 
 Use them on a model from `sharpen`: at initial weights attention is nearly uniform and updates are
 small, so that a wrong position or a leaked document would hardly show.
@@ -10,14 +11,15 @@ small, so that a wrong position or a leaked document would hardly show.
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from unimodal.blocks import Block
-from unimodal.errors import CertificateError, ConfigError
-from unimodal.generation import Answer, Engine, Request
+from unimodal.errors import CertificateError, ConfigError, UnimodalError
+from unimodal.generation import Answer, Engine, Request, Written
 from unimodal.generation.engine import inference
 from unimodal.generation.scoring import target_nll
 from unimodal.model.decoder import Decoder
@@ -61,6 +63,9 @@ def certify_cached(
 ) -> float:
     """What generation computed step by step with a cache equals one pass over the whole document.
 
+    The document is the one that training would make of what was written, so generation and training
+    agree, too.
+
     Args:
         decoder: The model, float32.
         requests: Answered together in one batch; none may fail or continue a prefix.
@@ -71,8 +76,10 @@ def certify_cached(
 
     Raises:
         CertificateError: with the worst difference and its place.
+        ConfigError: if no id was drawn.
     """
     answers = _answers(decoder, requests, batched=True)
+    _check_some(any(not all(answer.forced) for answer in answers), "an id that is drawn")
     worst, place = 0.0, ""
     for number, (request, answer) in enumerate(zip(requests, answers, strict=True)):
         expected = _whole_pass(decoder, request, answer)
@@ -91,6 +98,7 @@ def certify_batched(
 ) -> float:
     """Each request gets the same answer in a batch and alone. See `certify_cached`."""
     together = _answers(decoder, requests, batched=True)
+    _check_some(any(not all(answer.forced) for answer in together), "an id that is drawn")
     alone = _answers(decoder, requests, batched=False)
     worst, place = 0.0, ""
     for number, (a, b) in enumerate(zip(together, alone, strict=True)):
@@ -125,6 +133,7 @@ def certify_packed(
     if len(documents) < 2:
         raise ConfigError("Packing is certified on at least two documents.")
     encoded = _encode(decoder, documents)
+    _check_some(_has_target(encoded), "a document with a target")
     length = sum(len(document) for document in encoded)
     packed = _nll(decoder, encoded, length)
     worst, place, start = 0.0, "", 0
@@ -147,9 +156,15 @@ def certify_padded(
     Args:
         decoder, documents, tolerance: See `certify_packed`.
         padding: Positions added to the row.
+
+    Raises:
+        CertificateError: with the worst difference and its place.
+        ConfigError: if no document has a target.
     """
+    encoded = _encode(decoder, documents)
+    _check_some(_has_target(encoded), "a document with a target")
     worst, place = 0.0, ""
-    for number, document in enumerate(_encode(decoder, documents)):
+    for number, document in enumerate(encoded):
         alone = _nll(decoder, [document], len(document))
         padded = _nll(decoder, [document], len(document) + padding)
         if bool((padded[len(document) :] != 0).any()):
@@ -163,6 +178,9 @@ def certify_padded(
 def answered_document(vocabulary: Vocabulary, request: Request, answer: Answer) -> Document:
     """The training document of a request and its answer, with exactly the ids that were written.
 
+    Its segments hold the written values; where a value's ids are others than the written ones (a
+    lossy modality, another split into words), these ids.
+
     Args:
         vocabulary: The model's ledger.
         request: What was asked, without a prefix.
@@ -171,7 +189,7 @@ def answered_document(vocabulary: Vocabulary, request: Request, answer: Answer) 
     written = [
         Segment(
             part.modality,
-            _tokens(vocabulary, part.modality, part.ids),
+            _written(vocabulary, part),
             attend="causal",
             objective="next",
             role="asked",
@@ -193,7 +211,7 @@ def _answers(decoder: Decoder, requests: Sequence[Request], batched: bool) -> li
             sampling = replace(sampling, seed=number)
         seeded.append(replace(request, sampling=sampling))
     engine = Engine(decoder)
-    answers = engine.generate(seeded, batch_size=len(seeded) if batched else 1)
+    answers = engine.generate(seeded, batch_size=max(1, len(seeded)) if batched else 1)
     for answer in answers:
         if answer.error is not None:
             raise answer.error
@@ -212,6 +230,33 @@ def _whole_pass(decoder: Decoder, request: Request, answer: Answer) -> list[floa
     has = encoded.targets != NO_TARGET
     places = range(first - 1, len(encoded) - 1)
     return [-float(nll[p]) if p >= 0 and bool(has[p]) else float("nan") for p in places]
+
+
+def _check_some(is_there: bool, what: str) -> None:
+    if not is_there:
+        raise ConfigError(f"Nothing is compared: the certificate needs {what}.")
+
+
+def _has_target(documents: Sequence[EncodedDocument]) -> bool:
+    return any(bool((document.targets != NO_TARGET).any()) for document in documents)
+
+
+def _written(vocabulary: Vocabulary, part: Written) -> Any:
+    """The value, if it encodes to the written ids; else their tokens."""
+    modality = vocabulary.modality(part.modality)
+    tokens = _tokens(vocabulary, part.modality, part.ids)
+    try:
+        again = modality.encode(part.value)
+    except UnimodalError:  # a value that the encoder refuses
+        return tokens
+    if again.ids is None or not torch.equal(again.grid, tokens.grid):
+        return tokens
+    assert tokens.ids is not None
+    found, wanted = (
+        vocabulary.content_ids(part.modality, x.ids, x.span)  # type: ignore[arg-type]
+        for x in (again, tokens)
+    )
+    return part.value if np.array_equal(found, wanted) else tokens
 
 
 def _tokens(vocabulary: Vocabulary, name: str, ids: Sequence[int]) -> Tokens:
