@@ -31,6 +31,14 @@ TASKS = {
         "options": {"prompts": ["listen"], "prompt_modality": "fake_line"},
     },
     "lines": {"template": "model", "target": "fake_line", "data": {"name": "nowhere"}},
+    "goes_on": {"template": "continue", "target": "fake_line", "data": {"name": "nowhere"}},
+    "asked_of": {
+        "template": "translate",
+        "source": "speech",
+        "target": "fake_grid",
+        "data": {"name": "nowhere"},
+        "options": {"context": {"question": "fake_line"}},
+    },
 }
 
 
@@ -57,7 +65,7 @@ def test_a_run_folder_loads_with_its_tasks(decoder, tmp_path):
     (tmp_path / "experiment.json").write_text(json.dumps({"tasks": TASKS}))
     for place in (tmp_path, tmp_path / "model"):
         loaded = load(place, device="cpu")
-        assert sorted(loaded.tasks) == ["hear", "lines"]
+        assert sorted(loaded.tasks) == sorted(TASKS)
         first = loaded.generate("abc", to="fake_line", seed=3)
         assert first.value == Model(decoder).generate("abc", to="fake_line", seed=3).value
 
@@ -92,7 +100,9 @@ def test_an_unknown_device_is_refused(decoder, tmp_path):
 def test_several_answers_are_drawn_and_the_likeliest_returned(model):
     answer = model.generate("abc", to="fake_line", n=4, seed=0, max_tokens=20)
     assert len(answer.alternatives) == 4
-    assert answer.logprob == max(a.logprob for a in answer.alternatives)
+    whole = [a for a in answer.alternatives if not a.is_truncated]
+    assert 0 < len(whole) < 4
+    assert answer.logprob == max(a.logprob for a in whole)
     alone = model.generate("abc", to="fake_line", seed=2, max_tokens=20)
     assert alone.ids == answer.alternatives[2].ids
 
@@ -102,7 +112,39 @@ def test_a_recorded_task_gives_the_request_its_prompt(model, clip):
     assert [s.modality for s in document.segments] == ["fake_line", "speech", "fake_line"]
     assert document.segments[0].value == "listen"
     plain = model.document([Segment("fake_line", "a"), Segment("speech", clip)], "fake_line")
-    assert len(plain.segments) == 2
+    assert [s.role for s in plain.segments] == ["given", "given", "asked"]
+
+
+def test_a_named_task_takes_all_that_is_given_or_is_refused(model, clip):
+    sound, line = Segment("speech", clip, attend="full"), Segment("fake_line", "why")
+    document = model.document([sound, line], task="asked_of")
+    assert [s.modality for s in document.segments] == ["speech", "fake_line", "fake_grid"]
+    assert document.segments[0].attend == "full"
+    assert document.segments[1].value == "why"
+    assert document.asked() == ["fake_grid"]
+    assert model.document((), task="lines").asked() == ["fake_line"]
+    for given, task, to in (
+        ([sound], "asked_of", "auto"),  # the question is missing
+        ([line, sound], "asked_of", "auto"),
+        ("abc", "lines", "auto"),  # its template has no place for a prompt
+        ("abc", "goes_on", "auto"),  # its template would cut the prompt
+        ([sound], "hear", "fake_grid"),
+        ([sound], "hear", None),
+    ):
+        with pytest.raises(ConfigError, match=task):
+            model.document(given, to, task)
+
+
+def test_the_precision_of_generation_is_chosen_when_a_model_is_loaded(decoder, tmp_path):
+    save_model(tmp_path / "model", decoder)
+    rough = load(tmp_path, device="cpu", dtype="bfloat16")
+    (exact, near) = (
+        m.generate("abc", to="fake_line", seed=1, max_tokens=20) for m in (Model(decoder), rough)
+    )
+    assert near.logprobs[1] != exact.logprobs[1]
+    assert near.logprobs[1] == pytest.approx(exact.logprobs[1], abs=0.1)
+    with pytest.raises(ConfigError, match="float16"):
+        load(tmp_path, device="cpu", dtype="float16")
 
 
 def test_sound_is_transcribed_window_by_window(model, clip):

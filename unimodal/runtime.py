@@ -6,12 +6,12 @@
 What is given may be segments or plain strings. A segment's value may be a path (a `Path`, or a
 string where the modality's values are no strings), which the modality reads. Where the run recorded
 a task that turns the one into the other, its template (prompt, attention) is used: a request then
-looks as in training.
+looks as in training; a task that is named must take all that is given.
 Not here: the command line, evaluation over data sets.
 """
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -33,6 +33,7 @@ from unimodal.generation import (
     embed,
     score,
 )
+from unimodal.generation.matrices import matrix_class
 from unimodal.grammar import SegmentGrammar, header_axes
 from unimodal.media import Audio, FileRef
 from unimodal.modality import Modality, config_from_dict, config_to_dict
@@ -44,6 +45,8 @@ from unimodal.tasks import DataConfig, Task, TaskConfig, build_task
 RUNS = Path("runs")
 """Where a run that is given by name is looked up."""
 Prompt = str | Segment | Sequence[Segment]
+AUTO = "auto"
+"""As what to write: the target of the named task, else text."""
 
 
 @dataclass(frozen=True)
@@ -88,15 +91,17 @@ class Choice:
     nats: float
 
 
-def load(run: str | Path, device: str = "auto") -> "Model":
+def load(run: str | Path, device: str = "auto", *, dtype: str = "float32") -> "Model":
     """Load a trained model.
 
     Args:
         run: A run folder (its finished model, else its newest checkpoint that verifies), a model
             folder, or the name of a run under `runs/`.
         device: `cpu`, `cuda`, `cuda:1`; `auto` takes cuda, then cpu.
+        dtype: Of generation; see `Model`.
 
     Raises:
+        ConfigError: if the dtype is not offered.
         CheckpointError: if there is none, or it does not verify.
         VocabularyError: if a tokenizer means other things by its ids.
         BackendUnavailableError: if the device is not there.
@@ -106,7 +111,7 @@ def load(run: str | Path, device: str = "auto") -> "Model":
     if not folder.exists() and (RUNS / folder).is_dir():
         folder = RUNS / folder
     decoder = load_model(folder, chosen)
-    return Model(decoder, folder=folder, experiment=_experiment(folder))
+    return Model(decoder, folder=folder, experiment=_experiment(folder), dtype=dtype)
 
 
 class Model:
@@ -116,6 +121,12 @@ class Model:
         decoder: Its network and ledger.
         folder: Where it was loaded from.
         experiment: The experiment that made it, as plain values; its tasks are used as templates.
+        dtype: In which `generate` and `transcribe` decode: `float32`, `bfloat16` or `int8`, which
+            are faster, but where an answer may depend on what else is in its batch (see `Engine`).
+            Likelihoods and embeddings are float32.
+
+    Raises:
+        ConfigError: if the dtype is not offered.
     """
 
     def __init__(
@@ -124,7 +135,10 @@ class Model:
         *,
         folder: Path | None = None,
         experiment: Mapping[str, Any] | None = None,
+        dtype: str = "float32",
     ):
+        matrix_class(dtype)
+        self.dtype = dtype
         self.decoder = decoder.eval()
         self.vocabulary = decoder.vocabulary
         self.folder = folder
@@ -144,14 +158,14 @@ class Model:
     @cached_property
     def engine(self) -> Engine:
         """The generation engine; made once, so weights must not change afterwards."""
-        return Engine(self.decoder)
+        return Engine(self.decoder, self.dtype)
 
     # Generation
 
     def generate(
         self,
         prompt: Prompt = (),
-        to: str | None = "text",
+        to: str | None = AUTO,
         n: int = 1,
         *,
         temperature: float = 1.0,
@@ -165,14 +179,16 @@ class Model:
 
         Args:
             prompt: What is given: segments, or a string of the first modality of strings.
-            to: Modality to write; None for free switching.
-            n: Answers to draw; the likeliest is returned, all are its `alternatives`.
+            to: Modality to write: by default the target of `task`, else text; None for free
+                switching.
+            n: Answers to draw; all are the `alternatives` of the one that is returned: the
+                likeliest of those that `max_tokens` did not cut, if there are any.
             temperature: Divides the logits; 0 takes the likeliest id.
             top_k, top_p: See `Sampling`.
             seed: Of the first answer; the next have the numbers after it.
             max_tokens: Ids of an answer, at most.
             task: Name of the recorded task whose template to use; by default the one that turns
-                what is given into what is asked for, if there is one.
+                what is given into what is asked for, if there is one, else none.
 
         Raises:
             UnimodalError: if the request cannot be answered.
@@ -180,14 +196,14 @@ class Model:
         if n < 1:
             raise ConfigError(f"`n` must be at least 1, but is {n}.")
         document = self.document(prompt, to, task)
-        asked = None if to is None else [to]
+        asked = None if to is None else document.asked()
         requests = []
         for number in range(n):
             own = None if seed is None else seed + number
             drawn = Sampling(temperature=temperature, top_k=top_k, top_p=top_p, seed=own)
             requests.append(Request(document, asked, drawn, max_tokens=max_tokens))
         answers = self.generate_many(requests)
-        best = max(answers, key=lambda answer: answer.logprob)
+        best = max(answers, key=lambda answer: (not answer.is_truncated, answer.logprob))
         return replace(best, alternatives=tuple(answers)) if n > 1 else best
 
     def generate_many(self, requests: Sequence[Request], batch_size: int = 16) -> list[Answer]:
@@ -202,20 +218,29 @@ class Model:
                 raise answer.error
         return answers
 
-    def document(self, prompt: Prompt, to: str | None, task: str | None = None) -> Document:
+    def document(self, prompt: Prompt, to: str | None = AUTO, task: str | None = None) -> Document:
         """The request of a prompt, by the template of a recorded task if one fits.
 
+        Args:
+            prompt, to, task: See `generate`.
+
+        Returns:
+            What is given, then the segment that is asked for, unless `to` is None.
+
         Raises:
-            ConfigError: if there is no task of that name.
+            ConfigError: if there is no task of that name, or it does not fit the prompt or `to`.
         """
         given = self._segments(prompt)
-        if to is not None:
-            self.vocabulary.grammar(to)
-        template = self._template(given, to, task)
-        if template is None:
+        if task is not None:
+            return _of_task(self._task(task), given, to)
+        if to is None:
             return Document(tuple(given))
-        field = getattr(template, "source_field", template.target_field)
-        return template.request({"id": "", field: given[0].value})
+        target = "text" if to == AUTO else to
+        self.vocabulary.grammar(target)
+        template = self._template(given, target)
+        if template is not None:
+            return _of_task(template, given, target)
+        return Document((*given, Segment(target, role="asked")))
 
     def transcribe(
         self,
@@ -264,21 +289,23 @@ class Model:
     # Likelihoods
 
     def classify(
-        self, prompt: Prompt, candidates: Sequence[Any], to: str = "text", task: str | None = None
+        self, prompt: Prompt, candidates: Sequence[Any], to: str = AUTO, task: str | None = None
     ) -> list[Choice]:
         """Candidates by likelihood, the likeliest first.
 
         Args:
             prompt: What is given.
             candidates: Values of the modality `to`, or segments.
-            to: Modality of candidates that are no segments.
+            to: Modality of candidates that are no segments; see `generate`.
             task: See `generate`.
 
         Raises:
             ConfigError: without candidates.
         """
-        segments = [c if isinstance(c, Segment) else Segment(to, c) for c in candidates]
-        found = classify(self.decoder, [self.document(prompt, to, task)], segments)[0]
+        document = self.document(prompt, to, task)
+        (name,) = document.asked()
+        segments = [c if isinstance(c, Segment) else Segment(name, c) for c in candidates]
+        found = classify(self.decoder, [document], segments)[0]
         shares = torch.softmax(found.double(), dim=0)
         order = found.argsort(descending=True).tolist()
         return [Choice(segments[i].value, float(shares[i]), float(found[i])) for i in order]
@@ -366,17 +393,16 @@ class Model:
                     return source
         return self._of_type(Audio)
 
-    def _template(self, given: Sequence[Segment], to: str | None, name: str | None) -> Task | None:
-        if name is not None:
-            if name not in self.tasks:
-                raise ConfigError(
-                    f"The run has no task `{name}`.", remedy=f"It has: {', '.join(self.tasks)}."
-                )
-            return self.tasks[name] if len(given) == 1 else None
-        if len(given) != 1:
-            return None
+    def _task(self, name: str) -> Task:
+        if name not in self.tasks:
+            raise ConfigError(
+                f"The run has no task `{name}`.", remedy=f"It has: {', '.join(self.tasks)}."
+            )
+        return self.tasks[name]
+
+    def _template(self, given: Sequence[Segment], to: str) -> Task | None:
         for task in self._translations():
-            if (task.config.source, task.config.target) == (given[0].modality, to):
+            if ([task.config.source], task.config.target) == ([s.modality for s in given], to):
                 return task
         return None
 
@@ -384,6 +410,49 @@ class Model:
         for task in self.tasks.values():
             if hasattr(task, "source_field") and not getattr(task.options, "context", None):
                 yield task
+
+
+def _of_task(task: Task, given: Sequence[Segment], to: str | None) -> Document:
+    """The request of a task's template with what is given in its places.
+
+    Raises:
+        ConfigError: if the task has another target, or does not take what is given as it is.
+    """
+    subject = f"task `{task.name}`"
+    target = task.config.target
+    if to not in (AUTO, target):
+        raise ConfigError(
+            f"It writes `{target}`, but `to` is {to!r}.",
+            subject=subject,
+            remedy="Leave out `to`, or name another task.",
+        )
+    fields: dict[str, Any] = {task.target_field: target}
+    if hasattr(task, "source_field"):
+        fields = {task.source_field: task.config.source, **getattr(task.options, "context", {})}
+        if [s.modality for s in given] != list(fields.values()):
+            raise ConfigError(
+                f"It takes {_listed(fields.values())}, but given is "
+                f"{_listed(s.modality for s in given)}.",
+                subject=subject,
+                remedy="Give what it takes, or leave out `task`.",
+            )
+    request = task.request({"id": "", **{f: s.value for f, s in zip(fields, given, strict=False)}})
+    segments = list(request.segments)
+    for segment in given:
+        same = [n for n, s in enumerate(segments) if s.value is segment.value]
+        if not same:
+            raise ConfigError(
+                f"Its template does not take the given `{segment.modality}` as it is.",
+                subject=subject,
+                remedy="Leave out `task`: the prompt is then all that is given.",
+            )
+        own = segments[same[-1]]
+        segments[same[-1]] = replace(own, attend=segment.attend or own.attend)
+    return replace(request, segments=tuple(segments))
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(f"`{name}`" for name in names) or "nothing"
 
 
 def _describe(modality: Modality[Any, Any]) -> dict[str, Any]:

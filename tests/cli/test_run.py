@@ -232,6 +232,7 @@ def test_a_run_is_scored_and_reported(unimodal: Run, folder: Path, tmp_path: Pat
         (["generate", "RUN", "x", "--out", "no/such/folder/x.txt"], "folder does not exist"),
         (["generate", "RUN", "x", "--device", "tpu"], "tpu"),
         (["generate", "RUN", "x", "--max-tokens", "0"], "max_tokens"),
+        (["generate", "RUN", "x", "--dtype", "float16"], "`dtype` must be one of"),
         (["score", "RUN", "nowhere.fa"], "no such file"),
         (["embed", "RUN", "nowhere.fa", "--json"], "no such file"),
         (["transcribe", "RUN", "nowhere.wav"], "no such file"),

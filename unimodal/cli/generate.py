@@ -23,10 +23,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--from", dest="source", metavar="NAME", help="modality of VALUE; by default found out"
     )
-    parser.add_argument("--to", default="text", metavar="NAME", help="modality to write")
+    parser.add_argument(
+        "--to", metavar="NAME", help="modality to write; by default what --task writes, else text"
+    )
     parser.add_argument("--out", type=Path, metavar="FILE", help="where to write the value")
     parser.add_argument("--n", type=int, default=1, help="answers to draw; the likeliest is taken")
     parser.add_argument("--task", metavar="NAME", help="task of the run whose template to use")
+    parser.add_argument(
+        "--dtype",
+        default="float32",
+        metavar="NAME",
+        help="float32, or faster and less exact: bfloat16, int8",
+    )
     add_sampling_options(parser)
     add_compute_options(parser)
 
@@ -36,17 +44,17 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.out is not None and not arguments.out.resolve().parent.is_dir():
         raise ConfigError("Its folder does not exist.", subject=str(arguments.out))
     from unimodal.cli.inputs import Input, naming, read_word
-    from unimodal.runtime import load
+    from unimodal.runtime import AUTO, load
     from unimodal.stream import Segment
 
-    model = load(arguments.run, arguments.device)
+    model = load(arguments.run, arguments.device, dtype=arguments.dtype)
     found: list[Input] = []
     if arguments.value is not None:
         found = [read_word(arguments.value, model.vocabulary, arguments.source)]
     with naming(found):
         answer = model.generate(
             [Segment(item.modality, item.value) for item in found],
-            to=arguments.to,
+            to=arguments.to or AUTO,
             n=arguments.n,
             temperature=arguments.temperature,
             top_k=arguments.top_k,
@@ -55,19 +63,20 @@ def run(arguments: argparse.Namespace) -> int:
             max_tokens=arguments.max_tokens,
             task=arguments.task,
         )
-    modality = model.vocabulary.modality(arguments.to)
+    written = answer.segments[0].modality
+    modality = model.vocabulary.modality(written)
     if arguments.out is not None:
         modality.write(answer.value, arguments.out)
-    _print(answer, arguments, modality.value_type)
+    _print(answer, arguments, written, modality.value_type)
     return 0
 
 
-def _print(answer: "Answer", arguments: argparse.Namespace, value_type: type) -> None:
+def _print(answer: "Answer", arguments: argparse.Namespace, written: str, value_type: type) -> None:
     value: Any = answer.value if value_type is str else repr(answer.value)
     if arguments.json:
         out = str(arguments.out) if arguments.out is not None else None
-        facts = {"to": arguments.to, "value": value, "file": out}
-        print_json({**facts, "num_ids": len(answer.ids), "nats": -answer.logprob})
+        facts = {"to": written, "value": value, "file": out, "num_ids": len(answer.ids)}
+        print_json({**facts, "nats": -answer.logprob, "is_truncated": answer.is_truncated})
     elif arguments.out is not None:
         print(arguments.out)
     elif value_type is str:
