@@ -282,8 +282,12 @@ class _SentencePiece:
         ]
 
     def _encode(self, texts: list[str]) -> list[Ids]:
-        found: list[list[int]] = self._processor.encode(
-            texts, out_type=int, num_threads=torch.get_num_threads()
+        # A pool of threads is made for each call: one text is many times faster without.
+        threads = min(len(texts), torch.get_num_threads())
+        found: list[list[int]] = (
+            self._processor.encode(texts, out_type=int, num_threads=threads)
+            if threads > 1
+            else [self._processor.encode(text, out_type=int) for text in texts]
         )
         return [np.array(ids, dtype=np.int64) - self._first for ids in found]
 

@@ -6,6 +6,7 @@ uniform number, a permutation of any size (a Feistel network with cycle walking,
 """
 
 import hashlib
+from functools import lru_cache
 
 import numpy as np
 
@@ -25,6 +26,7 @@ def mix(*words: int) -> int:
     return state
 
 
+@lru_cache(maxsize=4096)
 def key_of(name: str) -> int:
     """64 bits of a name, the same on every machine."""
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "little")

@@ -200,10 +200,12 @@ class Mixture:
         Raises:
             UnimodalError, OSError: if the sample cannot be used.
         """
+        return self._document(key, self.record_number(key))
+
+    def _document(self, key: Key, index: int) -> EncodedDocument:
         name, k = key
         chosen = self.streams[name]
         rng = generator(self.seed, _DOCUMENT, key_of(name), k)
-        index = self.record_number(key)
         with sample_errors(name, index):
             document = chosen.task.document(chosen.source[index], rng)
             return encode_document(
@@ -225,7 +227,7 @@ class Mixture:
                 self._check_any_left(key[0])
                 continue
             try:
-                document = self.document(key)
+                document = self._document(key, index)
             except (UnimodalError, OSError) as error:
                 self._put_away(key, index, error)
                 continue
