@@ -191,7 +191,7 @@ class Modality(ABC, Generic[Value, Config]):
         raise MediaError(f"`{self.name}` does not read files.", subject=str(path))
 
     def read_all(self, path: Path) -> Iterator[tuple[str, Value]]:
-        """The values of a file that may hold several, each with its name there; "" if there is one."""
+        """The values of a file that may hold several, each with its name in it ("" if alone)."""
         yield "", self.read(path)
 
     def write(self, value: Value, path: Path) -> None:
