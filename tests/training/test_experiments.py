@@ -64,6 +64,12 @@ def test_the_demo_has_three_to_four_million_parameters() -> None:
     assert 2.8e6 < decoder.num_parameters() + words < 4.2e6
 
 
+def test_the_budget_of_an_experiment_is_the_only_one() -> None:
+    training = compose(["experiment=dna"]).training
+    assert training.max_minutes == 15
+    assert training.max_steps is None
+
+
 @pytest.mark.parametrize(
     ("overrides", "message", "remedy"),
     [

@@ -35,8 +35,8 @@ def test_the_budget_that_is_spent_most_ends_a_run() -> None:
 
 
 def test_a_run_without_a_budget_gets_one() -> None:
-    assert TrainingConfig().max_steps == 1000
-    assert TrainingConfig(max_minutes=4).max_steps is None
+    assert spent(TrainingConfig(), Progress(step=500)) == 0.5
+    assert spent(TrainingConfig(max_minutes=4), Progress(step=5000)) == 0
 
 
 @pytest.mark.parametrize(

@@ -92,7 +92,8 @@ class TrainingConfig:
     """One run of the loop."""
 
     max_steps: int | None = None
-    """Optimizer steps after which the run ends. Only this budget resumes bitwise."""
+    """Optimizer steps after which the run ends; 1,000 if no budget is given. Only this budget
+    resumes bitwise."""
 
     max_tokens: int | None = None
     """Positions (padding not counted) after which the run ends."""
@@ -164,8 +165,6 @@ class TrainingConfig:
         for name in ("max_steps", "max_tokens", "max_minutes"):
             value = getattr(self, name)
             _check(self, name, value is None or value > 0, "above 0")
-        if self.max_steps is None and self.max_tokens is None and self.max_minutes is None:
-            self.max_steps = 1000
         for name in (
             "rows_per_step",
             "rows_per_batch",

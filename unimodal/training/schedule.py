@@ -5,6 +5,9 @@ from dataclasses import dataclass
 
 from unimodal.training.config import ScheduleConfig, TrainingConfig
 
+DEFAULT_STEPS = 1000
+"""Budget of a run that is given none."""
+
 
 @dataclass
 class Progress:
@@ -27,14 +30,15 @@ class Progress:
 
 def spent(config: TrainingConfig, progress: Progress) -> float:
     """Share of the budget that is spent: the largest over the budgets in force; 1 ends the run."""
-    shares = [0.0]
+    shares = []
     if config.max_steps is not None:
         shares.append(progress.step / config.max_steps)
     if config.max_tokens is not None:
         shares.append(progress.tokens / config.max_tokens)
     if config.max_minutes is not None:
         shares.append(progress.seconds / 60 / config.max_minutes)
-    return max(shares)
+    # Not a default of the field: Hydra would keep it beside the budget that an experiment gives.
+    return max(shares) if shares else progress.step / DEFAULT_STEPS
 
 
 def rate_factor(config: ScheduleConfig, step: int, share: float) -> float:
