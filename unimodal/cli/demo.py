@@ -24,7 +24,7 @@ BASELINE_RECORDS = 8000
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `demo`."""
-    parser.add_argument("--minutes", type=float, default=4.0, help="of training, by the clock")
+    parser.add_argument("--minutes", type=float, default=5.0, help="of training, by the clock")
     parser.add_argument("--run-dir", type=Path, default=Path("runs/demo"), metavar="FOLDER")
     parser.add_argument("--fresh", action="store_true", help="throw an earlier demo away first")
     parser.add_argument(
