@@ -19,7 +19,7 @@ LIMIT = 300
 MAX_ANSWER = 48
 """Longest generated answer, in ids; the longest caption of the embedded data has fewer."""
 BASELINE_RECORDS = 8000
-"""Training records that baselines see, at most: more than the model does in four minutes."""
+"""Training records that baselines see, at most: more than the model reads of any task."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
