@@ -36,7 +36,7 @@ def test_every_fault_is_named_by_line(unimodal: Run, tmp_path: Path) -> None:
 def test_a_missing_path_is_2(unimodal: Run) -> None:
     done = unimodal("data", "validate", "nowhere.jsonl")
     assert done.code == 2
-    assert "nowhere.jsonl" in done.err
+    assert "nowhere.jsonl" in done.out
 
 
 @pytest.mark.parametrize("action", ["fetch", "prepare"])
