@@ -14,7 +14,6 @@ stated beside tokens a second: they hardly change when the machine is busy with 
 import argparse
 import importlib.util
 import json
-import shutil
 import sys
 import time
 from collections.abc import Callable, Collection, Sequence
@@ -35,6 +34,7 @@ from unimodal.model.decoder import Decoder
 from unimodal.model.huggingface import qwen3_config, qwen3_state
 from unimodal.stream import Document, Segment, encode_document
 from unimodal.testing.certificates import sharpen
+from unimodal.training.trainee import check_compiler
 from unimodal.vocabulary import Vocabulary
 
 NAME = "ids"
@@ -167,10 +167,8 @@ def run(tokens: int, repeats: int, compiled: bool) -> list[Measurement]:
         BackendUnavailableError: if `compiled` and there is no C++ compiler.
         CertificateError: if the contenders write different ids.
     """
-    if compiled and not any(shutil.which(name) for name in ("c++", "g++", "clang++")):
-        raise BackendUnavailableError(
-            "`--compile` needs a C++ compiler.", remedy="Install g++, or leave it out."
-        )
+    if compiled:
+        check_compiler(torch.device("cpu"))
     decoder = build_decoder()
     engines = {"unimodal": Engine(decoder)}
     engines |= {f"unimodal, {dtype}": Engine(decoder, dtype) for dtype in LOW}

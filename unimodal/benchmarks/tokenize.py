@@ -41,7 +41,7 @@ class Row:
     """One timing.
 
     Attributes:
-        data: "text", "dna" or "dna with N".
+        data: What was encoded.
         tokenizer: What was timed.
         megabytes_per_second: Input bytes over the shortest time, in 10^6.
         bytes_per_token: Input bytes over ids.

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 from unimodal.cli.console import print_json
 from unimodal.cli.options import add_compute_options, add_run, add_sampling_options
-from unimodal.errors import ConfigError
 
 if TYPE_CHECKING:
     from unimodal.generation import Answer
@@ -41,9 +40,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Generate and write."""
-    if arguments.out is not None and not arguments.out.resolve().parent.is_dir():
-        raise ConfigError("Its folder does not exist.", subject=str(arguments.out))
-    from unimodal.cli.inputs import Input, naming, read_word
+    from unimodal.cli.inputs import Input, check_out, naming, read_word
+
+    check_out(arguments.out)
     from unimodal.runtime import AUTO, load
     from unimodal.stream import Segment
 

@@ -122,9 +122,9 @@ def check_out(path: Path | None) -> None:
     Raises:
         ConfigError: if its folder does not exist.
     """
-    if path is not None and not path.parent.is_dir():
+    if path is not None and not path.resolve().parent.is_dir():
         raise ConfigError(
-            "The folder of the output does not exist.",
+            "Its folder does not exist.",
             subject=str(path),
             remedy=f"Make it first: mkdir -p {path.parent}",
         )

@@ -106,7 +106,7 @@ def load(source: Source, max_bytes: int, formats: tuple[str, ...], kind: str) ->
         source: A path or the bytes.
         max_bytes: Size cap, checked before reading.
         formats: The formats that the caller decodes.
-        kind: What the caller wants ("image", ...), for the message.
+        kind: What the caller wants, for the message.
 
     Raises:
         MediaError: If it cannot be read, breaks the cap, or is of another format.

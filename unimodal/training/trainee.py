@@ -77,5 +77,5 @@ def check_compiler(device: torch.device) -> None:
     if device.type == "cpu" and not any(map(shutil.which, ("c++", "g++", "clang++"))):
         raise BackendUnavailableError(
             "Compiling needs a C++ compiler on a CPU.",
-            remedy="Install g++, or leave `training.compile` off.",
+            remedy="Install g++, or do not compile.",
         )
