@@ -139,7 +139,8 @@ def _kernels() -> list[dict[str, str]]:
     from unimodal import kernels
 
     rows = []
-    for op in sorted(module.name for module in pkgutil.iter_modules(kernels.__path__)):
+    folders = (module.name for module in pkgutil.iter_modules(kernels.__path__))
+    for op in sorted(n for n in folders if find_spec(f"unimodal.kernels.{n}.api") is not None):
         for device in ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]:
             rows.append({"op": op, "device": device, **_choice(op, device)})
     return rows
