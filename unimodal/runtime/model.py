@@ -1,18 +1,8 @@
-"""The user's handle on a trained model: generate, transcribe, classify, embed, score, describe.
-
-    model = um.load("runs/emoji")
-    model.generate(um.Image(picture)).value
-
-What is given may be segments or plain strings. A segment's value may be a path (a `Path`, or a
-string where the modality's values are no strings), which the modality reads. Where the run recorded
-a task that turns the one into the other, its template (prompt, attention) is used: a request then
-looks as in training; a task that is named must take all that is given.
-Not here: the command line, evaluation over data sets.
-"""
+"""The handle itself: a decoder with the experiment that made it."""
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -34,61 +24,18 @@ from unimodal.generation import (
     score,
 )
 from unimodal.generation.matrices import matrix_class
-from unimodal.grammar import SegmentGrammar, header_axes
-from unimodal.media import Audio, FileRef
-from unimodal.modality import Modality, config_from_dict, config_to_dict
+from unimodal.media import Audio
+from unimodal.modality import config_from_dict
 from unimodal.model.decoder import Decoder
 from unimodal.model.folder import EXPERIMENT, find_model, load_model
+from unimodal.runtime.prompts import AUTO, Prompt, Prompts
+from unimodal.runtime.results import Choice, Transcript, TranscriptSegment
+from unimodal.runtime.schema import describe
 from unimodal.stream import Document, Segment
 from unimodal.tasks import DataConfig, Task, TaskConfig, build_task
 
 RUNS = Path("runs")
 """Where a run that is given by name is looked up."""
-Prompt = str | Segment | Sequence[Segment]
-AUTO = "auto"
-"""As what to write: the target of the named task, else text."""
-
-
-@dataclass(frozen=True)
-class TranscriptSegment:
-    """A piece of a transcript.
-
-    Attributes:
-        start, end: Seconds.
-        text: What was said.
-    """
-
-    start: float
-    end: float
-    text: str
-
-
-@dataclass(frozen=True)
-class Transcript:
-    """What was said in a recording.
-
-    Attributes:
-        text: All of it.
-        segments: By time.
-    """
-
-    text: str
-    segments: list[TranscriptSegment]
-
-
-@dataclass(frozen=True)
-class Choice:
-    """One candidate of a classification.
-
-    Attributes:
-        value: The candidate.
-        probability: Its likelihood over that of all candidates.
-        nats: Its log-likelihood.
-    """
-
-    value: Any
-    probability: float
-    nats: float
 
 
 def load(run: str | Path, device: str = "auto", *, dtype: str = "float32") -> "Model":
@@ -160,6 +107,11 @@ class Model:
         """The generation engine; made once, so weights must not change afterwards."""
         return Engine(self.decoder, self.dtype)
 
+    @cached_property
+    def prompts(self) -> Prompts:
+        """What turns values into requests."""
+        return Prompts(self.vocabulary, self.tasks)
+
     # Generation
 
     def generate(
@@ -230,17 +182,8 @@ class Model:
         Raises:
             ConfigError: if there is no task of that name, or it does not fit the prompt or `to`.
         """
-        given = self._segments(prompt)
-        if task is not None:
-            return _of_task(self._task(task), given, to)
-        if to is None:
-            return Document(tuple(given))
-        target = "text" if to == AUTO else to
-        self.vocabulary.grammar(target)
-        template = self._template(given, target)
-        if template is not None:
-            return _of_task(template, given, target)
-        return Document((*given, Segment(target, role="asked")))
+        given = self.prompts.segments(prompt)
+        return self.prompts.document(given, to, self.prompts.template(given, to, task))
 
     def transcribe(
         self,
@@ -266,7 +209,7 @@ class Model:
         """
         if not window_seconds > 0:
             raise ConfigError(f"`window_seconds` must be above 0, but is {window_seconds}.")
-        name = self._listener(to)
+        name = self.prompts.listener(to)
         audio = source
         if not isinstance(audio, Audio):
             audio = self.vocabulary.modality(name).read(Path(audio))
@@ -316,173 +259,19 @@ class Model:
         Args:
             values: A segment or a string, or several segments.
         """
-        segments = self._segments(values)
+        segments = self.prompts.segments(values)
         documents = [Document((replace(s, objective="next", attend="causal"),)) for s in segments]
         return score(self.decoder, documents)
 
     def embed(self, values: Prompt) -> Float[Tensor, "n D"]:
         """A vector of each value: the mean of the last hidden states over its content."""
-        return embed(self.decoder, [Document((s,)) for s in self._segments(values)])
+        return embed(self.decoder, [Document((s,)) for s in self.prompts.segments(values)])
 
     # Description
 
     def schema(self) -> dict[str, Any]:
         """Spans, modalities with their grammar, and tasks, as plain values."""
-        vocabulary = self.vocabulary
-        modalities = {}
-        for name, modality in vocabulary.modalities.items():
-            described = _describe(modality)
-            described["config"] = vocabulary.entries[name].config
-            described["fingerprint"] = vocabulary.entries[name].fingerprint
-            if name in vocabulary.grammars:
-                described["grammar"] = _describe_grammar(vocabulary.grammars[name])
-            modalities[name] = described
-        spans = [
-            {"name": s.name, "start": s.start, "stop": s.stop, "owner": s.owner}
-            for s in vocabulary.spans
-        ]
-        return {
-            "num_parameters": self.decoder.num_parameters(),
-            "model": config_to_dict(self.decoder.config),
-            "vocabulary_size": vocabulary.size,
-            "spans": spans,
-            "modalities": modalities,
-            "openers": list(vocabulary.openers_listed),
-            "tasks": {
-                name: {
-                    "template": task.config.template,
-                    "source": task.config.source,
-                    "target": task.config.target,
-                    "metrics": list(task.metrics),
-                }
-                for name, task in self.tasks.items()
-            },
-        }
-
-    def _segments(self, prompt: Prompt) -> list[Segment]:
-        parts = [prompt] if isinstance(prompt, str | Segment) else prompt
-        strings = [Segment(self._of_type(str), p) if isinstance(p, str) else p for p in parts]
-        return [self._read(segment) for segment in strings]
-
-    def _read(self, segment: Segment) -> Segment:
-        """The segment with its file read, where its value is a path and not a value."""
-        modality = self.vocabulary.modality(segment.modality)
-        value = segment.value
-        is_name = isinstance(value, str) and modality.value_type is not str
-        if is_name or isinstance(value, Path):
-            return replace(segment, value=modality.read(Path(value)))
-        if isinstance(value, FileRef):
-            return replace(segment, value=modality.read(value.path))
-        return segment
-
-    def _of_type(self, kind: type) -> str:
-        for name, modality in self.vocabulary.modalities.items():
-            if modality.value_type is kind:
-                return name
-        raise ConfigError(
-            f"No modality of this model takes {kind.__name__} values.",
-            remedy="It has: " + ", ".join(self.vocabulary.modalities) + ".",
-        )
-
-    def _listener(self, to: str) -> str:
-        """The modality that hears: the source of a task into `to`, else the first of sound."""
-        for task in self.tasks.values():
-            source = task.config.source
-            if task.config.target == to and source in self.vocabulary.modalities:
-                if self.vocabulary.modality(source).value_type is Audio:
-                    return source
-        return self._of_type(Audio)
-
-    def _task(self, name: str) -> Task:
-        if name not in self.tasks:
-            raise ConfigError(
-                f"The run has no task `{name}`.", remedy=f"It has: {', '.join(self.tasks)}."
-            )
-        return self.tasks[name]
-
-    def _template(self, given: Sequence[Segment], to: str) -> Task | None:
-        for task in self._translations():
-            if ([task.config.source], task.config.target) == ([s.modality for s in given], to):
-                return task
-        return None
-
-    def _translations(self) -> Iterator[Task]:
-        for task in self.tasks.values():
-            if hasattr(task, "source_field") and not getattr(task.options, "context", None):
-                yield task
-
-
-def _of_task(task: Task, given: Sequence[Segment], to: str | None) -> Document:
-    """The request of a task's template with what is given in its places.
-
-    Raises:
-        ConfigError: if the task has another target, or does not take what is given as it is.
-    """
-    subject = f"task `{task.name}`"
-    target = task.config.target
-    if to not in (AUTO, target):
-        raise ConfigError(
-            f"It writes `{target}`, but `to` is {to!r}.",
-            subject=subject,
-            remedy="Leave out `to`, or name another task.",
-        )
-    fields: dict[str, Any] = {task.target_field: target}
-    if hasattr(task, "source_field"):
-        fields = {task.source_field: task.config.source, **getattr(task.options, "context", {})}
-        if [s.modality for s in given] != list(fields.values()):
-            raise ConfigError(
-                f"It takes {_listed(fields.values())}, but given is "
-                f"{_listed(s.modality for s in given)}.",
-                subject=subject,
-                remedy="Give what it takes, or leave out `task`.",
-            )
-    request = task.request({"id": "", **{f: s.value for f, s in zip(fields, given, strict=False)}})
-    segments = list(request.segments)
-    for segment in given:
-        same = [n for n, s in enumerate(segments) if s.value is segment.value]
-        if not same:
-            raise ConfigError(
-                f"Its template does not take the given `{segment.modality}` as it is.",
-                subject=subject,
-                remedy="Leave out `task`: the prompt is then all that is given.",
-            )
-        own = segments[same[-1]]
-        segments[same[-1]] = replace(own, attend=segment.attend or own.attend)
-    return replace(request, segments=tuple(segments))
-
-
-def _listed(names: Iterable[str]) -> str:
-    return ", ".join(f"`{name}`" for name in names) or "nothing"
-
-
-def _describe(modality: Modality[Any, Any]) -> dict[str, Any]:
-    return {
-        "value_type": modality.value_type.__name__,
-        "raw_unit": modality.raw_unit,
-        "spans": dict(modality.spans),
-        "feature_shape": list(modality.feature_shape),
-        "attend": modality.attend,
-        "pattern": repr(modality.pattern),
-        "lossless": modality.is_lossless,
-        "decoded_by": modality.decoded_by,
-        "sizes": {} if modality.layout is None else header_axes(modality.layout),
-    }
-
-
-def _describe_grammar(grammar: SegmentGrammar) -> dict[str, Any]:
-    return {
-        "opener": grammar.opener,
-        "end": grammar.end,
-        "headers": [
-            {"axis": "thw"[h.axis], "first_id": h.first_id, "sizes": [h.low, h.high]}
-            for h in grammar.headers
-        ],
-        "cycle": [
-            {"head_set": s.head_set, "ids": [list(r) for r in s.ranges]} for s in grammar.slots
-        ],
-        "cells": [grammar.min_cells, grammar.max_cells],
-        "shortest": grammar.shortest(),
-    }
+        return describe(self.decoder, self.tasks)
 
 
 def _experiment(folder: Path) -> dict[str, Any]:
