@@ -1,7 +1,7 @@
 # The commands of this project; `make` lists them. `make demo` and `make test` set up what they need.
 SHELL := bash
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check bench soak
+.PHONY: help setup demo test check bench soak gates compile-gate bench-gpu
 
 # With an active virtual environment, work in it; otherwise in .venv (scripts/setup.sh does the same).
 ENVIRONMENT := $(or $(VIRTUAL_ENV),.venv)
@@ -12,7 +12,7 @@ PYTEST_WORKERS ?= -n auto --maxprocesses 4
 BENCHMARKS := mel tokenize train_step generate
 
 help: ## list these commands
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-7s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
 
 setup: ## make .venv from requirements.lock, or install into the active environment
 	@scripts/setup.sh report eval
@@ -26,7 +26,8 @@ test: ## run the quick tests
 
 soak: ## run every test, long ones and those for a GPU included
 	@scripts/setup.sh $(TEST_EXTRAS)
-	@$(PYTHON_HERE) -m pytest -q -m "" $(PYTEST_WORKERS) $(PYTEST_ARGS)
+	@$(PYTHON_HERE) -m pytest -q -m "not gates" $(PYTEST_WORKERS) $(PYTEST_ARGS)
+	@$(MAKE) --no-print-directory gates
 
 check: ## formatting, lint and types
 	@scripts/setup.sh $(TEST_EXTRAS)
@@ -38,3 +39,15 @@ bench: ## time the parts that docs/benchmarks.md reports; compiled ones need a C
 	@scripts/setup.sh $(TEST_EXTRAS)
 	@set -e; for name in $(BENCHMARKS); do echo "== $$name"; \
 	    $(PYTHON_HERE) -m unimodal.benchmarks.$$name; done
+
+gates: ## prove the Triton kernels without a GPU: in the interpreter, and compiled for three cards
+	@scripts/setup.sh $(TEST_EXTRAS) gpu
+	@TRITON_INTERPRET=1 $(PYTHON_HERE) -m pytest -q -m gates $(PYTEST_WORKERS) tests/kernels
+	@$(PYTHON_HERE) -m unimodal.kernels.compile_gate
+
+compile-gate: ## compile every kernel in every size on two Tritons, and rewrite the table of it
+	@scripts/setup.sh $(TEST_EXTRAS) gpu
+	@$(PYTHON_HERE) -m unimodal.kernels.compile_gate --all --write --triton 3.6.0 3.7.1
+
+bench-gpu: ## on a GPU: kernels against float64, then their speed; under ten minutes
+	@$(PYTHON_HERE) -m unimodal.kernels.bench.gpu

@@ -99,11 +99,15 @@ def pytest_configure() -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    if torch.cuda.is_available():
-        return
+    why_not = {}
+    if not torch.cuda.is_available():
+        why_not["gpu"] = "needs a CUDA device"
+    if not (importlib.util.find_spec("triton") and os.environ.get("TRITON_INTERPRET") == "1"):
+        why_not["gates"] = "needs triton and TRITON_INTERPRET=1, as `make gates` has them"
     for item in items:
-        if item.get_closest_marker("gpu"):
-            item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+        for marker, reason in why_not.items():
+            if item.get_closest_marker(marker):
+                item.add_marker(pytest.mark.skip(reason=reason))
 
 
 @pytest.fixture(scope="session", autouse=True)
