@@ -11,11 +11,11 @@ raw bases are honest: no model scores uniform random bases below two bits a base
   letters, letter by letter. Decoding reads the first letter of each n-gram, and all of the last one
   of a run.
 
-Not here: FASTA files (`unimodal.media.fasta`), which strand to read (a task's choice).
+Not here: FASTA files (`unimodal.media.fasta`).
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from unimodal.errors import ConfigError, MediaError
 from unimodal.grammar import Open
 from unimodal.media.fasta import NUCLEOTIDES, FastaRecord, read_fasta, write_fasta
-from unimodal.modality import Modality, register_modality
+from unimodal.modality import Modality, register_modality, training_only
 from unimodal.types import Tokens, line_grid
 
 BASES = "ACGT"
@@ -68,6 +68,9 @@ class DnaConfig:
     ambiguity: str = "letters"
     """How letters other than A, C, G, T are written: `letters` keeps each, `n` makes each an N,
     which is lossy: no bits a base are reported."""
+
+    both_strands: bool = training_only(False)
+    """Whether training reads a sequence, by chance, from its other strand."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.n <= 8:
@@ -116,6 +119,10 @@ class Dna(Modality[str, DnaConfig]):
         """
         ids = torch.from_numpy(self.encode_ids(value).astype(np.int64))
         return Tokens(grid=line_grid(len(ids)), ids=ids)
+
+    def variants(self, value: str) -> Sequence[str]:
+        """The sequence, and its reverse complement where both strands are read."""
+        return (value, reverse_complement(value)) if self.config.both_strands else (value,)
 
     def encode_ids(self, bases: str) -> NDArray[np.unsignedinteger]:
         """The ids alone, in the smallest unsigned integer type that holds the span.

@@ -170,6 +170,11 @@ class Modality(ABC, Generic[Value, Config]):
         """A training-time change of the encoded value; the identity unless overridden."""
         return tokens
 
+    def variants(self, value: Value) -> Sequence[Value]:
+        """Values that training takes in turn for this one, which comes first: equally true ones,
+        e.g. the other strand of a sequence. What is held out is read as it stands."""
+        return (value,)
+
     def encode_batch(self, values: Sequence[Value]) -> list[Tokens]:
         """`encode` of each value."""
         return [self.encode(value) for value in values]

@@ -32,7 +32,8 @@ TASKS = {
     "genome": {
         "template": "model",
         "target": "dna",
-        "data": {"path": "GENOME", "options": {"window": 60}},
+        "data": {"path": "GENOME"},
+        "options": {"window": 60},
     }
 }
 

@@ -10,6 +10,7 @@ import pytest
 from unimodal.data.commands import validate
 from unimodal.data.folders import detect, open_path
 from unimodal.data.manifest import FindingsError
+from unimodal.data.sources import Windowed
 from unimodal.errors import DataError
 from unimodal.media.values import FileRef
 
@@ -120,9 +121,14 @@ def test_a_damaged_file_stays_in_its_folder(tmp_path: Path) -> None:
 def test_fasta_with_a_held_out_tail(tmp_path: Path) -> None:
     path = tmp_path / "genome.fa"
     path.write_text(">chr1 first\r\nACGTN\r\nacgta\r\n>chr2\nGGGGGGGGGG\n")
-    train = open_path(path, window=4, test_fraction=0.2, validation_fraction=0.0)
+    shares = {"test_fraction": 0.2, "validation_fraction": 0.0}
+    train = open_path(path, **shares)
+    assert isinstance(train, Windowed)
+    train = train.windows(4)
     assert [train[i]["dna"] for i in range(len(train))] == ["ACGT", "Nacg", "GGGG", "GGGG"]
-    test = open_path(path, split="test", window=4, test_fraction=0.2, validation_fraction=0.0)
+    test = open_path(path, split="test", **shares)
+    assert isinstance(test, Windowed)
+    test = test.windows(4)
     assert [test[i]["dna"] for i in range(len(test))] == ["ta", "GG"]
     (tmp_path / "protein.fa").write_text(">p\nMKVLAWEEQ\n")
     result = validate(tmp_path)

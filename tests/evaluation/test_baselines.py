@@ -13,7 +13,8 @@ from unimodal.evaluation.baselines import Outcome, baselines
 from unimodal.evaluation.evidence import Evidence
 from unimodal.evaluation.features import RawFeatures
 from unimodal.evaluation.records import UsableRecords
-from unimodal.tasks import Task
+from unimodal.modality import build_modality
+from unimodal.tasks import Task, TaskConfig, build_task
 from unimodal.types import Tokens, raster_grid
 from unimodal.vocabulary import Vocabulary
 
@@ -217,3 +218,17 @@ def test_ids_are_described_by_their_shares(vocabulary: Vocabulary) -> None:
     text = vocabulary.modality("text")
     values = [text.encode("aab")]
     np.testing.assert_allclose(RawFeatures(text, values).rows(values)[0][:3], [2 / 3, 1 / 3, 0])
+
+
+def test_a_markov_chain_sees_all_that_training_may_read() -> None:
+    records = [{"id": str(i), "dna": "AAACAAAC" * 8} for i in range(20)]
+    backward = [{"id": "t", "dna": "GTTTGTTT" * 8}]
+    bits = []
+    for both in (False, True):
+        vocabulary = Vocabulary.of({"dna": build_modality("dna", {"both_strands": both})})
+        task = build_task("genome", TaskConfig(template="model", target="dna"), vocabulary)
+        outcome = outcome_of("markov", evidence_of(task, records, backward))
+        assert outcome.bits is not None
+        assert outcome.seen == 20
+        bits.append(float(outcome.bits[0]))
+    assert bits[1] < 0.2 * bits[0]

@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 from typing import Any
 
@@ -6,8 +7,9 @@ import pytest
 import torch
 
 from unimodal.errors import ConfigError, DataError, VocabularyError
+from unimodal.modality import build_modality
 from unimodal.stream import StreamConfig, encode_document
-from unimodal.tasks import Task, TaskConfig, build_task, tasks
+from unimodal.tasks import DataConfig, Task, TaskConfig, build_task, tasks
 from unimodal.vocabulary import Vocabulary
 
 RECORD: dict[str, Any] = {"id": "r1", "text": "a red apple", "curve": torch.ones(3, 2)}
@@ -15,6 +17,11 @@ RECORD: dict[str, Any] = {"id": "r1", "text": "a red apple", "curve": torch.ones
 
 def make(vocabulary: Vocabulary, template: str, **fields: Any) -> Task:
     return build_task("job", TaskConfig(template=template, **fields), vocabulary)
+
+
+@pytest.fixture(scope="module")
+def dna() -> Vocabulary:
+    return Vocabulary.of({"dna": build_modality("dna", {"both_strands": True})})
 
 
 def rng(seed: int = 0) -> np.random.Generator:
@@ -49,6 +56,41 @@ def test_modelling_crops_in_training_and_covers_everything_when_scored(
     assert "".join(scored) == RECORD["text"]
     assert task.document(RECORD, rng()).segments[0].objective == "next"
     assert task.request(RECORD).asked() == ["text"]
+
+
+def test_a_source_that_cuts_is_told_the_window_and_others_are_cut_by_the_task(
+    dna: Vocabulary, tmp_path: Path
+) -> None:
+    sequence = "".join(rng().choice(list("ACGT"), 100))
+    (tmp_path / "one.fa").write_text(f">one\n{sequence}\n")
+    (tmp_path / "one.jsonl").write_text(json.dumps({"id": "one", "dna": sequence}))
+    for name, records in (("one.fa", 5), ("one.jsonl", 1)):
+        data = DataConfig(path=str(tmp_path / name))
+        task = make(dna, "model", target="dna", options={"window": 20}, data=data)
+        source = task.open("train")
+        assert len(source) == records
+        pieces = [d.segments[0].value for d in task.scored_documents(source[0])]
+        assert set(map(len, pieces)) == {20}
+        assert sequence.startswith("".join(pieces))
+        assert len(make(dna, "model", target="dna", data=data).open("train")) == 1
+
+
+def test_training_reads_both_strands_by_chance_and_scoring_one(dna: Vocabulary) -> None:
+    record = {"id": "one", "dna": "AAACC"}
+    task = make(dna, "model", target="dna")
+    read = [str(task.document(record, rng(seed)).segments[0].value) for seed in range(40)]
+    assert set(read) == {"AAACC", "GGTTT"}
+    assert 8 < read.count("GGTTT") < 32
+    assert [d.segments[0].value for d in task.scored_documents(record)] == ["AAACC"]
+    # The strand is chosen before a value is cut in two: the parts stay neighbours.
+    task = make(dna, "continue", target="dna", options={"prefix": 2, "length": 3})
+    documents = [task.document(record, rng(seed)).segments for seed in range(20)]
+    assert {"".join(str(s.value) for s in several) for several in documents} <= {
+        strand[i:j] for strand in ("AAACC", "GGTTT") for i in range(5) for j in range(i, 6)
+    }
+    plain = Vocabulary.of({"dna": build_modality("dna", {})})
+    task = make(plain, "model", target="dna")
+    assert {task.document(record, rng(s)).segments[0].value for s in range(20)} == {"AAACC"}
 
 
 def test_a_window_of_a_value_that_is_no_sequence_is_refused(vocabulary: Vocabulary) -> None:

@@ -29,7 +29,7 @@ def decoded(dna: Dna, ids: list[int]) -> str:
     return dna.decode(Tokens(grid=line_grid(len(ids)), ids=torch.tensor(ids)))
 
 
-@pytest.mark.parametrize("config", ALL[::3], ids=str)
+@pytest.mark.parametrize("config", [*ALL[::3], DnaConfig(both_strands=True)], ids=str)
 def test_every_setting_holds_the_contract(config: DnaConfig) -> None:
     assert check_modality(Dna(config), num_examples=6).ok
 

@@ -22,9 +22,10 @@ from unimodal.stream import PackingConfig, StreamConfig
 from unimodal.tasks.base import DataConfig, TaskConfig
 from unimodal.testing.bad_inputs import BadInput, bad_inputs
 from unimodal.training.build import build_streams, build_vocabulary
+from unimodal.training.draws import Quarantine
 from unimodal.training.feed import Feed
 from unimodal.training.main import from_dict
-from unimodal.training.mixture import Mixture, Quarantine
+from unimodal.training.mixture import Mixture
 from unimodal.vocabulary import Vocabulary
 
 ROOT = Path(__file__).parents[2]
@@ -292,7 +293,7 @@ def test_a_bad_text_does_not_end_the_fitting_of_a_tokenizer(tmp_path: Path) -> N
     ("name", "content", "words"),
     [
         ("protein.fa", ">one\nMKTAYIAKQRQISFVKSHFSRQ\n", ("protein.fa, line 1", "protein.")),
-        ("one.jsonl", '{"id": "a", "dna": "ACGT"}\n', ("`strands` is no option of a manifest",)),
+        ("two.jsonl", '{"id": "a", "dna": "ACGT"}\n{"id": "a"}\n', ("two.jsonl, line 2", "unique")),
     ],
 )
 def test_data_that_is_checked_at_opening_stops_a_training_before_it_begins(

@@ -1,7 +1,9 @@
 """Every experiment: opens with its command and result, composes, builds; its keys are checked."""
 
+import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from omegaconf import OmegaConf
@@ -13,6 +15,7 @@ from unimodal.tasks.base import build_task
 from unimodal.training.build import task_configs
 from unimodal.training.config import ExperimentConfig, differences, trajectory
 from unimodal.training.main import compose, from_dict
+from unimodal.training.run import train
 from unimodal.vocabulary import Vocabulary
 
 FOLDER = Path(__file__).parents[2] / "conf" / "experiment"
@@ -113,6 +116,35 @@ def test_one_path_stands_in_for_the_data_of_every_task() -> None:
         "`tasks.genome.data.name`",
         "`tasks.genome.data.path`",
     ]
+
+
+SMALL = (
+    *("model.width=64", "model.num_layers=1", "model.num_heads=1", "model.num_kv_heads=1"),
+    *("training.max_minutes=null", "training.max_steps=1", "training.rows_per_step=1"),
+    *("training.rows_per_batch=1", "training.evaluation_documents=2", "progress=false"),
+)
+
+
+@pytest.mark.parametrize("name", ["genome.fa", "reads.jsonl", "reads.parquet"])
+def test_the_experiment_of_dna_trains_on_sequences_of_any_data_set(
+    name: str, tmp_path: Path
+) -> None:
+    rng = np.random.default_rng(0)
+    rows = [{"id": f"r{i}", "dna": "".join(rng.choice(list("ACGT"), 2000))} for i in range(3)]
+    data = tmp_path / name
+    if name.endswith(".fa"):
+        data.write_text("".join(f">{row['id']}\n{row['dna']}\n" for row in rows))
+    elif name.endswith(".jsonl"):
+        data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    else:
+        pyarrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+        parquet.write_table(pyarrow.Table.from_pylist(rows), data)
+    paths = (f"data.path={data}", f"run_dir={tmp_path / 'run'}", "device=cpu")
+    result = train(compose(["experiment=dna", *SMALL, *paths]))
+    assert result.finished
+    described = json.loads((result.folder / "model" / "experiment.json").read_text())
+    assert described["tasks"]["genome"]["options"] == {"window": 768}
+    assert result.progress.tokens > 500
 
 
 def test_the_schema_alone_is_a_config() -> None:

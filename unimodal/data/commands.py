@@ -14,8 +14,8 @@ from unimodal.data.cache import cache_folder
 from unimodal.data.fasta import read_sequences
 from unimodal.data.folders import FileSource, Found, detect, open_path, read_folder, unused
 from unimodal.data.manifest import Finding, validate_manifest
-from unimodal.data.recipe import RECIPES, Recipe
-from unimodal.data.sources import SOURCES, SPLITS, Source, check_options, open_source
+from unimodal.data.recipe import RECIPES, build_recipe
+from unimodal.data.sources import SOURCES, SPLITS, Source, open_source
 from unimodal.errors import UnimodalError
 from unimodal.media import FileRef
 from unimodal.modality import build_modality
@@ -152,9 +152,7 @@ def prepare(
 
     `should_stop` is asked in every long loop; a stop leaves nothing half written.
     """
-    chosen = RECIPES.get(name)
-    check_options(name, options, None if chosen.__init__ is Recipe.__init__ else chosen)
-    recipe = chosen(**options)
+    recipe = build_recipe(name, **options)
     recipe.should_stop = should_stop
     files = [Path(file) for file in from_files]
     folder = recipe.prepare(files, accept_other=accept_other, force=force)

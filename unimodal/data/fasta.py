@@ -10,25 +10,36 @@ from numpy.typing import NDArray
 
 from unimodal.data.genome import GenomeWindows
 from unimodal.data.manifest import Finding, FindingsError
-from unimodal.data.sources import check_options
 from unimodal.errors import MediaError
 
 _Stamp = tuple[Path, int, int]
 """A file with its size and time of change."""
 
 
-def open_fasta(files: Sequence[Path], split: str, *, name: str, **options: Any) -> GenomeWindows:
-    """Windows over the records of FASTA files; see `GenomeWindows` for the options.
+def open_fasta(
+    files: Sequence[Path],
+    split: str,
+    *,
+    name: str,
+    test_fraction: float = 0.1,
+    validation_fraction: float = 0.02,
+) -> GenomeWindows:
+    """Windows over the records of FASTA files; see `GenomeWindows`.
 
     Raises:
         FindingsError: with every record that is unsound, or whose name stands twice.
-        DataError: on an option that is not known.
     """
-    check_options("fasta", options, GenomeWindows)
     findings, sequences = read_sequences(files)
     if findings:
         raise FindingsError(Path(name), findings)
-    return GenomeWindows(sequences, split, name=name, license="the user's own", **options)
+    return GenomeWindows(
+        sequences,
+        split,
+        test_fraction=test_fraction,
+        validation_fraction=validation_fraction,
+        name=name,
+        license="the user's own",
+    )
 
 
 def read_sequences(

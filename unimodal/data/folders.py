@@ -164,8 +164,8 @@ def open_path(path: str | Path, *, split: str = "train", **options: Any) -> Sour
     Args:
         path: See `detect`.
         split: Which split; without explicit splits, records are drawn by a hash of their id.
-        **options: For FASTA those of `GenomeWindows`; for others `field=` (the record's key for
-            the media) and `validation_fraction=`.
+        **options: `validation_fraction=`; for FASTA `test_fraction=`, too; for media `field=` (the
+            record's key for them).
 
     Raises:
         FindingsError: with all errors of a manifest or folder.
@@ -179,6 +179,7 @@ def open_path(path: str | Path, *, split: str = "train", **options: Any) -> Sour
     if found.kind == "fasta":
         from unimodal.data.fasta import open_fasta
 
+        check_options(found.kind, options, open_fasta)
         return open_fasta(found.files, split, name=str(path), **options)
     if found.kind == "parquet":
         from unimodal.data.parquet import ParquetSource

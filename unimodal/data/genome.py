@@ -1,4 +1,4 @@
-"""Windows over genomes: random access, either strand, a contiguous held-out tail.
+"""Windows over genomes: random access, a contiguous held-out tail.
 
 Sequences are uint8 arrays of upper-case ASCII letters (bytes, a mapped file, or unpacked from two
 bits a base). FASTA files are read by `unimodal.media.read_fasta`; nothing here parses them.
@@ -17,22 +17,12 @@ from unimodal.data.sources import (
     Record,
     assign_splits,
     check_split,
-    hash_fraction,
 )
 from unimodal.data.tables import Array
 from unimodal.errors import ConfigError, DataError
 
-STRANDS = ("forward", "random", "both")
-
-_COMPLEMENT = np.arange(256, dtype=np.uint8)
-for _base, _partner in zip("ACGTURYSWKMBDHVN", "TGCAAYRSWMKVHDBN", strict=True):
-    _COMPLEMENT[ord(_base)] = ord(_partner)
-    _COMPLEMENT[ord(_base.lower())] = ord(_partner.lower())
-
-
-def reverse_complement(bases: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """The other strand of ASCII bases, read in its own direction. IUPAC codes map too."""
-    return np.asarray(_COMPLEMENT[bases[::-1]])
+WINDOW = 768
+"""Bases of a window, unless a task asks for another length."""
 
 
 def split_range(number: int, split: str, *, test: float, validation: float) -> tuple[int, int]:
@@ -47,23 +37,18 @@ def split_range(number: int, split: str, *, test: float, validation: float) -> t
 
 
 class GenomeWindows(BaseSource):
-    """Windows of one or more sequences; record: `{"id", "dna", "start", "strand", "sequence"}`.
+    """Windows of one or more sequences, side by side; record: `{"id", "dna", "start", "sequence"}`.
 
-    The windows of a split cover it wholly unless `stride` exceeds `window`; the last one of a
-    sequence may be shorter. No window crosses a split's border. A sequence that fits in one window
-    (a read) is not cut: one of several goes to a split whole, by hash of its name. What is held out
-    is read forward: the other strand of a held-out base is not another held-out base.
+    The windows of a split cover it wholly; the last one of a sequence may be shorter. No window
+    crosses a split's border. A sequence that fits in one window (a read) is not cut: one of several
+    goes to a split whole, by hash of its name.
 
     Args:
         sequences: Names to uint8 arrays of letters.
         split: `train`, `validation` or `test`.
         window: Bases a window, at least 1.
-        stride: Bases from one window's start to the next; `window` by default.
-        strands: `forward`; `random` (each window's strand drawn by a hash of `seed` and its
-            index: an augmentation); or `both` (every window twice). Of training windows only.
         test_fraction: Share of each sequence's end that is held out, or of short sequences.
         validation_fraction: Share before it that is `validation`.
-        seed: For `strands="random"`.
         name: See `Source`.
         license: See `Source`.
 
@@ -76,42 +61,34 @@ class GenomeWindows(BaseSource):
         sequences: Mapping[str, Array],
         split: str = "train",
         *,
-        window: int = 768,
-        stride: int | None = None,
-        strands: str = "forward",
+        window: int = WINDOW,
         test_fraction: float = 0.1,
         validation_fraction: float = 0.02,
-        seed: int = 0,
         name: str = "genome",
         license: str = "unknown",
     ):
         super().__init__(name, license, check_split(split, SPLITS, name))
-        check_split(strands, STRANDS, "strands")
-        stride = window if stride is None else stride
-        if window < 1 or stride < 1:
-            raise ConfigError(
-                f"`window` and `stride` must be at least 1, but are {window} and {stride}."
-            )
+        if window < 1:
+            raise ConfigError(f"`window` must be at least 1, but is {window}.")
         if not (0 <= test_fraction and 0 <= validation_fraction <= 1 - test_fraction):
             raise ConfigError(
                 "`test_fraction` and `validation_fraction` must be at least 0 and at most 1 "
                 f"together, but are {test_fraction} and {validation_fraction}."
             )
-        self.window, self.stride, self.seed = window, stride, seed
-        self.strands = strands if split == "train" else "forward"
+        self.window = window
         self._sequences = dict(sequences)
-        shares = {"test": test_fraction, "validation": validation_fraction}
+        self._shares = {"test": test_fraction, "validation": validation_fraction}
         reads = [
             key
             for key, array in self._sequences.items()
             if len(array) <= window and len(self._sequences) > 1
         ]
-        splits = assign_splits([(None, key) for key in reads], **shares)
+        splits = assign_splits([(None, key) for key in reads], **self._shares)
         whole = dict(zip(reads, splits, strict=True))
         self._parts = [
             (key, 0, len(array) if whole[key] == split else 0)
             if key in whole
-            else (key, *split_range(len(array), split, **shares))
+            else (key, *split_range(len(array), split, **self._shares))
             for key, array in self._sequences.items()
         ]
         self._parts = [part for part in self._parts if part[1] < part[2]]
@@ -119,37 +96,39 @@ class GenomeWindows(BaseSource):
 
     @property
     def num_bases(self) -> int:
-        """Bases of this split, on one strand."""
+        """Bases of this split."""
         return sum(end - start for _, start, end in self._parts)
 
     def __len__(self) -> int:
-        return (self._ends or [0])[-1] * (2 if self.strands == "both" else 1)
+        return (self._ends or [0])[-1]
 
     def record(self, index: int) -> Record:
-        strand = 0
-        position = index
-        if self.strands == "both":
-            position, strand = divmod(index, 2)
-        elif self.strands == "random":
-            strand = int(hash_fraction("strand", self.seed, index) < 0.5)
-        part = bisect_right(self._ends, position)
+        part = bisect_right(self._ends, index)
         key, first, last = self._parts[part]
-        start = first + self.stride * (position - (self._ends[part - 1] if part else 0))
+        start = first + self.window * (index - (self._ends[part - 1] if part else 0))
         bases = np.asarray(self._sequences[key][start : min(start + self.window, last)])
-        if strand:
-            bases = reverse_complement(bases)
-        sign = "+-"[strand]
         return {
-            "id": f"{key}:{start}:{len(bases)}{sign}",
+            "id": f"{key}:{start}:{len(bases)}",
             "dna": bases.tobytes().decode("ascii"),
             "start": start,
-            "strand": sign,
             "sequence": key,
         }
 
+    def windows(self, length: int) -> "GenomeWindows":
+        """The same split in windows of another length; see `unimodal.data.sources.Windowed`."""
+        return GenomeWindows(
+            self._sequences,
+            self.split,
+            window=length,
+            test_fraction=self._shares["test"],
+            validation_fraction=self._shares["validation"],
+            name=self.name,
+            license=self.license,
+        )
+
     def _number(self, bases: int) -> int:
         """Windows that cover `bases`: full ones, and a shorter last one if any are left."""
-        return 1 + max(0, -(-(bases - self.window) // self.stride))
+        return -(-bases // self.window)
 
 
 def pack_bases(bases: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -20,7 +20,7 @@ from unimodal.data.cache import (
     verify_prepared,
 )
 from unimodal.data.packages import Package, fetch, find_given, verify
-from unimodal.data.sources import SPLITS, Source, check_split, hash_fraction
+from unimodal.data.sources import SPLITS, Source, check_options, check_split, hash_fraction
 from unimodal.errors import DataError
 from unimodal.registry import Registry
 
@@ -220,3 +220,15 @@ class Recipe(ABC):
 
 def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
+
+
+def build_recipe(name: str, **options: Any) -> Recipe:
+    """The registered recipe `name` with options.
+
+    Raises:
+        ConfigError: if nothing has that name.
+        DataError: on an option that it does not take.
+    """
+    kind = RECIPES.get(name)
+    check_options(name, options, None if kind.__init__ is Recipe.__init__ else kind)
+    return kind(**options)

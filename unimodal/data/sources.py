@@ -43,6 +43,15 @@ class Source(Protocol):
     def __getitem__(self, index: int) -> Record: ...
 
 
+@runtime_checkable
+class Windowed(Protocol):
+    """A source that cuts long sequences itself; a task that reads pieces says how long."""
+
+    def windows(self, length: int) -> Source:
+        """The same records cut into windows of `length` units, at least 1."""
+        ...
+
+
 SOURCES: Registry[Callable[..., Source]] = Registry(
     "source", package="unimodal.data.embedded", group="unimodal.sources"
 )
@@ -206,10 +215,11 @@ def check_options(kind: str, options: Mapping[str, Any], taker: Callable[..., An
     taken = {} if taker is None else inspect.signature(taker).parameters
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in taken.values()):
         return  # it checks them itself
-    known = [name for name in taken if name != "cache"]
+    ours = ("cache", "files", "name", "path", "split")
+    known = [name for name in taken if name not in ours]
     for name in sorted(set(options) - set(known)):
         raise DataError(
-            f"`{name}` is no option of a {kind} data set.",
+            f"`{name}` is no option of the data `{kind}`.",
             remedy=f"Leave it out (of an experiment: `~tasks.TASK.data.options.{name}`). "
             f"Known: {', '.join(known) or 'none'}.",
         )
@@ -228,14 +238,15 @@ def open_source(name: str, split: str = "train", **options: Any) -> Source:
         ConfigError: if nothing has that name.
         DataError: if the recipe was not prepared, or the path breaks a rule.
     """
-    from unimodal.data.recipe import RECIPES
+    from unimodal.data.recipe import RECIPES, build_recipe
 
     looks_like_path = name.startswith((".", "/", "~")) or Path(name).suffix != ""
     if not looks_like_path:
         if name in SOURCES.names():
+            check_options(name, options, SOURCES.get(name))
             return SOURCES.get(name)(split=split, **options)
         if name in RECIPES.names():
-            return RECIPES.get(name)(**options).source(split)
+            return build_recipe(name, **options).source(split)
     path = Path(name).expanduser()
     if path.exists():
         from unimodal.data.folders import open_path

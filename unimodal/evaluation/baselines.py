@@ -149,16 +149,18 @@ def markov(evidence: Evidence) -> Outcome | None:
     if task.target.value_type is not str:
         return None
     texts, total = [], 0
-    for _, text in evidence.train.read(evidence.text):
-        texts.append(text)
-        total += len(text)
+    num_records = 0
+    for _, several in evidence.train.read(evidence.texts):
+        texts += several
+        num_records += 1
+        total += sum(map(len, several))
         if total > MAX_SYMBOLS:
             break
     asked = [evidence.text(record) for record in evidence.test]
     known, num_symbols, asked_symbols = _symbols(texts, asked, task.target.raw_unit)
     chain = best_chain(known, num_symbols)
     bits = np.array([chain.bits(string) for string in asked_symbols])
-    return Outcome(f"order-{chain.order} Markov chain", bits=bits, seen=len(texts))
+    return Outcome(f"order-{chain.order} Markov chain", bits=bits, seen=num_records)
 
 
 @baselines.register("uniform")

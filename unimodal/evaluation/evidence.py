@@ -112,6 +112,10 @@ class Evidence:
         """The target of a record, where that is a string."""
         return str(self.task.one_value(record, self.task.target_field, self.task.config.target))
 
+    def texts(self, record: Record) -> list[str]:
+        """All that training may take for the target of a record, where that is a string."""
+        return list(self.task.target.variants(self.text(record)))
+
 
 def _look_at(
     inputs: Iterable[Tokens | None],

@@ -251,17 +251,25 @@ class Task(ABC):
     def one_value(
         self, record: Record, name: str, modality: str, rng: np.random.Generator | None = None
     ) -> Any:
-        """`value`, where a tuple of equally right strings gives one: drawn by `rng`, or its first.
+        """`value`, of which `rng` draws a variant (`Modality.variants`); without it, as it stands.
+
+        A tuple of equally right strings gives one of them: drawn, too, or its first.
 
         Raises:
             ConfigError: if the tuple is empty.
         """
         found = self.value(record, name, modality)
-        if not isinstance(found, tuple) or self.vocabulary.modality(modality).value_type is not str:
+        kind = self.vocabulary.modality(modality)
+        if isinstance(found, tuple) and kind.value_type is str:
+            if not found:
+                raise ConfigError(
+                    f"The field `{name}` is empty.", subject=str(record.get("id", ""))
+                )
+            found = found[0 if rng is None else int(rng.integers(len(found)))]
+        if rng is None:
             return found
-        if not found:
-            raise ConfigError(f"The field `{name}` is empty.", subject=str(record.get("id", "")))
-        return found[0 if rng is None else int(rng.integers(len(found)))]
+        variants = kind.variants(found)
+        return variants[int(rng.integers(len(variants)))] if len(variants) > 1 else variants[0]
 
     def open(self, split: str) -> Source:
         """The task's records of one split."""

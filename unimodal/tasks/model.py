@@ -1,7 +1,7 @@
 """Modelling: the next id of one value, and how many bits a raw unit it costs.
 
 Long values (a genome, a book) are cut into windows: at random places in training, one after the
-other when they are scored. Reverse complements and other augmentations belong to the data source.
+other when they are scored. A source that cuts by itself is told the length of a window.
 """
 
 from collections.abc import Sequence
@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from unimodal.data.sources import Source, Windowed
 from unimodal.errors import ConfigError
 from unimodal.stream import Document, Segment
 from unimodal.tasks.base import Mode, Record, Task, TaskOptions, tasks
@@ -21,7 +22,7 @@ class ModelOptions(TaskOptions):
 
     window: int | None = None
     """Longest piece of a value, in its own units (characters, bases, rows of a tensor); None takes
-    values whole."""
+    the values of the data whole."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -35,6 +36,12 @@ class ModelTask(Task):
 
     mode: ClassVar[Mode] = "likelihood"
     options_type = ModelOptions
+
+    def open(self, split: str) -> Source:
+        source = super().open(split)
+        if self.options.window is not None and isinstance(source, Windowed):
+            return source.windows(self.options.window)
+        return source
 
     def document(self, record: Record, rng: np.random.Generator) -> Document:
         value = self.one_value(record, self.target_field, self.config.target, rng)

@@ -296,13 +296,19 @@ def raw_units(s: Subject) -> Iterator[str]:
 
 @law
 def augmentation(s: Subject) -> Iterator[str]:
-    """`augment` keeps what the layout and the spans promise."""
+    """`augment` and `variants` keep what the layout and the spans promise."""
     m = s.modality
     rng = np.random.default_rng((s.seed, 11))
     other = Subject(m, s.examples, s.seed, encoded=[m.augment(t, rng) for t in s.tokens()])
     for check in (ids, features, grid, cycle):
         for message in check(other):
             yield f"after `augment`, {check.__name__} {message}"
+    for value in s.examples:
+        first, *others = m.variants(value)
+        if not _same(m, value, first):
+            yield "the first of `variants` must be the value itself."
+        for other_value in others:
+            m.encode(other_value)
 
 
 def _same(m: Modality[Any, Any], a: Any, b: Any) -> bool:

@@ -91,17 +91,16 @@ def spoken_words(*, split: str = "train") -> "SpokenWords":
 
 
 @SOURCES.register("embedded/e_coli")
-def e_coli(*, split: str = "train", **options: Any) -> GenomeWindows:
-    """Windows of Escherichia coli 536; see `unimodal.data.genome.GenomeWindows` for the options.
+def e_coli(*, split: str = "train") -> GenomeWindows:
+    """Windows of Escherichia coli 536; see `unimodal.data.genome.GenomeWindows`.
 
-    Record: `{"id", "dna", "start", "strand", "sequence"}`. `test` is the last tenth.
+    Record: `{"id", "dna", "start", "sequence"}`. `test` is the last tenth.
     """
     return GenomeWindows(
         {"NC_008253": PackedGenome()},
         split,
         name="embedded/e_coli",
         license="public domain",
-        **options,
     )
 
 

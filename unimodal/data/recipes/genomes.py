@@ -6,7 +6,7 @@ Records are windows (see `unimodal.data.genome`).
 
 import gzip
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
@@ -19,20 +19,26 @@ from unimodal.errors import DataError
 
 
 class Genome(Recipe):
-    """One genome out of a package; records: `{"id", "dna", "start", "strand"}`.
+    """One genome out of a package; records: `{"id", "dna", "start", "sequence"}`.
 
     Args:
         cache: See `Recipe`.
-        **windows: `window`, `stride`, `strands`, `seed` of `GenomeWindows`.
+        test_fraction, validation_fraction: See `GenomeWindows`.
     """
 
     member_name: ClassVar[str]
     accession: ClassVar[str]
     num_bases: ClassVar[int]
 
-    def __init__(self, *, cache: Path | None = None, **windows: Any):
+    def __init__(
+        self,
+        *,
+        cache: Path | None = None,
+        test_fraction: float = 0.1,
+        validation_fraction: float = 0.02,
+    ):
         super().__init__(cache=cache)
-        self._windows = windows
+        self._shares = test_fraction, validation_fraction
 
     def build(self, archives: dict[str, Path], folder: Path) -> dict[str, int]:
         from unimodal.media import read_fasta
@@ -54,8 +60,14 @@ class Genome(Recipe):
 
     def open(self, split: str) -> Source:
         bases = MappedArray(self.folder / "genome.safetensors", "bases")
+        test, validation = self._shares
         return GenomeWindows(
-            {self.accession: bases}, split, name=self.name, license=self.license, **self._windows
+            {self.accession: bases},
+            split,
+            test_fraction=test,
+            validation_fraction=validation,
+            name=self.name,
+            license=self.license,
         )
 
 
