@@ -22,9 +22,10 @@ from unimodal.stream import PackingConfig, StreamConfig
 from unimodal.tasks.base import DataConfig, TaskConfig
 from unimodal.testing.bad_inputs import BadInput, bad_inputs
 from unimodal.training.build import build_streams, build_vocabulary
+from unimodal.training.draws import Quarantine
 from unimodal.training.feed import Feed
 from unimodal.training.main import from_dict
-from unimodal.training.mixture import Mixture, Quarantine
+from unimodal.training.mixture import Mixture
 from unimodal.vocabulary import Vocabulary
 
 ROOT = Path(__file__).parents[2]

@@ -17,7 +17,7 @@ from unimodal.model import durable
 from unimodal.model.durable import write_tensors
 from unimodal.training import checkpoint
 from unimodal.training.checkpoint import newest_checkpoint, read_checkpoint, save_checkpoint
-from unimodal.training.mixture import DataState
+from unimodal.training.draws import DataState
 from unimodal.training.schedule import Progress
 
 POINTS = ("made", "model", "optimizer", "filled", "manifest", "synced", "renamed", "dropping")

@@ -11,7 +11,8 @@ from unimodal.stream import StreamConfig
 from unimodal.training import feed
 from unimodal.training.build import build_streams, build_vocabulary, task_configs
 from unimodal.training.config import ExperimentConfig
-from unimodal.training.mixture import DataState, Mixture, Quarantine, TaskStream
+from unimodal.training.draws import DataState, Quarantine
+from unimodal.training.mixture import Mixture, TaskStream
 from unimodal.vocabulary import Vocabulary
 
 Make = Callable[..., ExperimentConfig]

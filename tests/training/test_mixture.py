@@ -14,7 +14,8 @@ from unimodal.stream import StreamConfig
 from unimodal.tasks.base import DataConfig
 from unimodal.training.build import build_streams, build_vocabulary, task_configs
 from unimodal.training.config import ExperimentConfig
-from unimodal.training.mixture import DataState, Mixture, Quarantine, step_batches
+from unimodal.training.draws import DataState, Quarantine
+from unimodal.training.mixture import Mixture, step_batches
 
 Make = Callable[..., ExperimentConfig]
 

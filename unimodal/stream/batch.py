@@ -1,6 +1,6 @@
 """Batches: packed rows of documents as tensors, and their collation."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -96,6 +96,19 @@ class Batch:
     def weight_sum(self) -> float:
         """Sum of loss weights: the denominator of the loss."""
         return float(sum(head.weight.sum(dtype=torch.float64) for head in self.heads))
+
+    @property
+    def samples(self) -> list[tuple[str, str]]:
+        """Task and id of each document."""
+        return [(d.document.task, d.document.id) for d in self.documents]
+
+    def placed(
+        self, losses: Sequence[Tensor]
+    ) -> Iterator[tuple[list[str], Tensor, Tensor, Tensor]]:
+        """Losses by head set as (tasks of the documents, document of each, nats, weights)."""
+        names = [document.document.task for document in self.documents]
+        for head, nll in zip(self.heads, losses, strict=True):
+            yield names, self.document_of.flatten()[head.index], nll, head.weight
 
     def to(self, device: torch.device | str) -> "Batch":
         """The batch with its tensors on `device`."""

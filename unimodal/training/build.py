@@ -27,7 +27,8 @@ from unimodal.tasks.base import TaskConfig, build_task, field_of, open_data
 from unimodal.tasks.defaults import default_tasks
 from unimodal.training.config import ExperimentConfig
 from unimodal.training.counters import permuted
-from unimodal.training.mixture import TaskStream, sample_errors
+from unimodal.training.draws import sample_errors
+from unimodal.training.mixture import TaskStream
 from unimodal.vocabulary import Vocabulary
 
 log = logging.getLogger(__name__)

@@ -32,7 +32,7 @@ from unimodal.model.durable import (
     write_tensors,
 )
 from unimodal.model.folder import CHECKPOINTS, steps_of
-from unimodal.training.mixture import DataState
+from unimodal.training.draws import DataState
 from unimodal.training.schedule import Progress
 
 log = logging.getLogger(__name__)

@@ -3,15 +3,14 @@
 import queue
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from types import TracebackType
+from typing import Any
 
-import torch
-
-from unimodal.stream import Batch
-from unimodal.training.mixture import DataState, Mixture, step_batches
+from unimodal.training.draws import DataState, Draws
 from unimodal.training.ranks import rank, world_size
+from unimodal.training.trainee import StepBatch
 
 POLL_SECONDS = 0.2
 
@@ -21,15 +20,15 @@ class StepData:
     """What one optimizer step computes on.
 
     Attributes:
-        batches: Micro-batches of this rank.
-        state: Of the data, after this step's rows.
-        weight: Loss weight over the rows of all ranks.
-        tokens: Positions over the rows of all ranks, padding not counted.
+        batches: Micro-batches of this rank: packed rows, or values.
+        state: Of the data, after this step's samples.
+        weight: Loss weight over the samples of all ranks.
+        tokens: Positions over the samples of all ranks, padding not counted.
         fill: Share of the positions that are not padding.
         seconds: What it took to prepare.
     """
 
-    batches: list[Batch]
+    batches: Sequence[StepBatch]
     state: DataState
     weight: float
     tokens: int
@@ -37,22 +36,21 @@ class StepData:
     seconds: float
 
     def sample_ids(self) -> list[str]:
-        """Ids of the documents of this rank, for messages."""
-        found = [d.document for batch in self.batches for d in batch.documents]
-        return [f"{document.task}:{document.id}" for document in found]
+        """Ids of the samples of this rank, for messages."""
+        return [f"{task}:{name}" for batch in self.batches for task, name in batch.samples]
 
 
 class Feed:
     """Yields the data of one step after another; a context manager.
 
     Args:
-        mixture: Where rows come from. While the feed is open, nobody else may use it.
-        rows_per_step: Rows of one step over all ranks; a multiple of their number.
-        rows_per_batch: Rows of a micro-batch.
+        mixture: Where samples come from. While the feed is open, nobody else may use it.
+        rows_per_step: Rows (or values) of one step over all ranks; a multiple of their number.
+        rows_per_batch: Rows (or values) of a micro-batch.
         ahead: Steps that a thread prepares ahead; 0 prepares each when it is asked for.
     """
 
-    def __init__(self, mixture: Mixture, rows_per_step: int, rows_per_batch: int, ahead: int):
+    def __init__(self, mixture: Draws[Any], rows_per_step: int, rows_per_batch: int, ahead: int):
         self.mixture = mixture
         self.rows_per_step, self.rows_per_batch = rows_per_step, rows_per_batch
         self._rank, self._world = rank(), world_size()
@@ -101,26 +99,14 @@ class Feed:
             except queue.Full:
                 continue
 
-    @torch.no_grad()
     def _prepare(self) -> StepData:
         start = time.perf_counter()
-        rows = self.mixture.rows(self.rows_per_step)
-        row_length = self.mixture.packing.row_length
-        batches = step_batches(
-            rows,
-            row_length,
-            self.rows_per_batch,
-            self.mixture.vocabulary,
-            self._rank,
-            self._world,
-        )
-        tokens = sum(len(document) for row in rows for document in row)
-        weights = [d.loss_weight.sum(dtype=torch.float64) for row in rows for d in row]
+        drawn = self.mixture.step(self.rows_per_step, self.rows_per_batch, self._rank, self._world)
         return StepData(
-            batches=batches,
+            batches=drawn.batches,
             state=self.mixture.state(),
-            weight=float(sum(weights)),
-            tokens=tokens,
-            fill=tokens / (row_length * len(rows)),
+            weight=drawn.weight,
+            tokens=drawn.tokens,
+            fill=drawn.fill,
             seconds=time.perf_counter() - start,
         )

@@ -6,7 +6,7 @@ checkpoints, metrics, and the question whether somebody asked to stop. Every ran
 depends on (seed, step, rank) alone, so under a budget of steps a resumed run is bitwise equal to an
 uninterrupted one; a budget by the clock decides the learning rate as it comes.
 
-Not here: where documents come from (`mixture`), what a run folder holds besides (`run`).
+Not here: where samples come from (`mixture`, `values`), what a run folder holds besides (`run`).
 """
 
 import contextlib
@@ -23,11 +23,11 @@ from unimodal.errors import EXIT_FAILURE, DataError, UnimodalError
 from unimodal.training.checkpoint import Checkpoint, save_checkpoint
 from unimodal.training.config import OptimizerConfig, ScheduleConfig, TrainingConfig
 from unimodal.training.counters import mix
+from unimodal.training.draws import Draws
 from unimodal.training.ema import Ema
 from unimodal.training.feed import Feed, StepData
-from unimodal.training.held_out import HeldOut
+from unimodal.training.held_out import HeldOutBatches
 from unimodal.training.metrics import MetricsLog, TaskLosses
-from unimodal.training.mixture import Mixture
 from unimodal.training.optimizer import (
     build_optimizer,
     load_optimizer_state,
@@ -94,8 +94,8 @@ class Loop:
     def __init__(
         self,
         trainee: Trainee,
-        mixture: Mixture,
-        held_out: HeldOut,
+        mixture: Draws[Any],
+        held_out: HeldOutBatches,
         settings: Settings,
         metrics: MetricsLog,
         bar: Bar,
@@ -114,7 +114,7 @@ class Loop:
         self.ema = Ema(trainee, decay) if decay else None  # type: ignore[arg-type]
         self.progress = Progress()
         self.data = mixture.state()
-        self._recent = TaskLosses(list(mixture.streams), settings.device)
+        self._recent = TaskLosses(list(mixture.sources), settings.device)
         self._window = _Window()
         self._saved_at = 0.0
 

@@ -10,8 +10,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from unimodal.stream import Batch
 from unimodal.training.ranks import sum_over_ranks
+from unimodal.training.trainee import StepBatch
 
 log = logging.getLogger(__name__)
 METRICS = "metrics.jsonl"
@@ -32,15 +32,13 @@ class TaskLosses:
         self._numbers = {name: number for number, name in enumerate(self.tasks)}
 
     @torch.no_grad()
-    def add(self, batch: Batch, losses: Sequence[Tensor]) -> None:
-        """Add the losses of a batch: `LossOutput.nll`, by head set."""
-        task_of = torch.tensor(
-            [self._numbers[d.document.task] for d in batch.documents], device=batch.ids.device
-        )
-        for head, nll in zip(batch.heads, losses, strict=True):
-            tasks = task_of[batch.document_of.flatten()[head.index]]
-            counted = (head.weight > 0).to(self._sums.dtype)
-            nll, weight = nll.to(self._sums.dtype), head.weight.to(self._sums.dtype)
+    def add(self, batch: StepBatch, losses: Sequence[Tensor]) -> None:
+        """Add the losses of a batch: `LossOutput.nll`."""
+        for names, place, nll, weight in batch.placed(losses):
+            task_of = torch.tensor([self._numbers[name] for name in names], device=place.device)
+            tasks = task_of[place]
+            counted = (weight > 0).to(self._sums.dtype)
+            nll, weight = nll.to(self._sums.dtype), weight.to(self._sums.dtype)
             values = torch.stack([weight * nll, weight, counted * nll, counted])
             self._sums.index_add_(1, tasks, values)
 

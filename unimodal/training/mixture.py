@@ -1,29 +1,17 @@
-"""The mixture: which record of which task comes next, as a function of counters.
+"""The mixture of a decoder: documents of tasks, packed into rows.
 
-Draw n takes a task by (seed, n); the k-th draw of a task takes the record at place k of the task's
-current epoch, in an order that (seed, task, epoch) decides; crops, masks and augmentations draw
-from (seed, task, k). So (task, k) names a document for ever, and the state of a run's data is a few
-counters and the keys of the documents that wait in the packer.
-
-Rows are global: every rank packs the same stream and takes each `world`-th row, so the order of
-samples and the rows of a step do not depend on the number of ranks.
-
-A sample that cannot be used costs one draw: it is written to `bad_samples.jsonl` and counted,
-within a budget.
+Which record of which task comes next is said by `draws`. Rows are global: every rank packs the same
+stream and takes each `world`-th row, so the order of samples and the rows of a step do not depend
+on the number of ranks.
 """
 
-import bisect
-import itertools
-import json
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
 
 from unimodal.data.sources import Source
-from unimodal.errors import DataError, UnimodalError
 from unimodal.stream import (
     Batch,
     EncodedDocument,
@@ -33,15 +21,9 @@ from unimodal.stream import (
     collate,
     encode_document,
 )
-from unimodal.tasks.base import Task
-from unimodal.training.counters import generator, key_of, permuted, uniform
+from unimodal.tasks.base import Record, Task
+from unimodal.training.draws import Drawn, Draws, Key, Quarantine
 from unimodal.vocabulary import Vocabulary
-
-Key = tuple[str, int]
-"""(task, k): names a document."""
-
-_TASK, _ORDER, _DOCUMENT = 1, 2, 3
-BAD_SAMPLES = "bad_samples.jsonl"
 
 
 @dataclass(frozen=True)
@@ -59,77 +41,7 @@ class TaskStream:
     weight: float = 1.0
 
 
-@dataclass
-class DataState:
-    """Where the data of a run stands. JSON-ready by `asdict`.
-
-    Attributes:
-        draws: Draws so far.
-        counts: Draws of each task so far.
-        pending: Documents that wait in the packer, oldest first.
-        bad: Unusable samples: task, record number and the error's type.
-    """
-
-    draws: int = 0
-    counts: dict[str, int] = field(default_factory=dict)
-    pending: list[Key] = field(default_factory=list)
-    bad: list[tuple[str, int, str]] = field(default_factory=list)
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> "DataState":
-        """The state of a checkpoint."""
-        pending = [(str(task), int(k)) for task, k in values["pending"]]
-        bad = [(str(task), int(k), str(reason)) for task, k, reason in values["bad"]]
-        return cls(int(values["draws"]), dict(values["counts"]), pending, bad)
-
-
-class Quarantine:
-    """Samples that could not be used: named, counted, within a budget.
-
-    Args:
-        path: `bad_samples.jsonl`, or None to write none (other ranks).
-        budget: How many there may be.
-    """
-
-    def __init__(self, path: Path | None, budget: int):
-        self.path, self.budget = path, budget
-        self.samples: dict[Key, str] = {}
-        self._written = _read_bad_samples(path)
-
-    def add(self, task: str, index: int, sample: str, error: Exception) -> None:
-        """Put a sample away.
-
-        Raises:
-            DataError: when the budget is spent; says how many by reason, and the last one.
-        """
-        reason = type(error).__name__
-        self.samples[task, index] = reason
-        if self.path is not None and (task, index) not in self._written:
-            self._written.add((task, index))
-            line = {"task": task, "index": index, "id": sample, "reason": reason}
-            with self.path.open("a", encoding="utf-8", errors="backslashreplace") as file:
-                file.write(json.dumps({**line, "message": str(error)}, ensure_ascii=False) + "\n")
-        if len(self.samples) > self.budget:
-            counts = ", ".join(f"{n} x {name}" for name, n in self.reasons.most_common())
-            raise DataError(
-                f"{len(self.samples)} samples are unusable ({counts}), and "
-                f"`training.max_bad_samples` is {self.budget}. The last one: {error}",
-                subject=f"task `{task}`, sample `{sample}`",
-                remedy=f"Repair the data ({BAD_SAMPLES} in the run folder names each sample), or "
-                "raise the budget.",
-            ) from error
-
-    @property
-    def reasons(self) -> Counter[str]:
-        """Number of unusable samples by the type of their error."""
-        return Counter(self.samples.values())
-
-    def per_task(self) -> Counter[str]:
-        """Number of unusable samples of each task."""
-        return Counter(task for task, _ in self.samples)
-
-
-class Mixture:
+class Mixture(Draws[EncodedDocument]):
     """An endless, resumable stream of packed rows.
 
     Args:
@@ -156,142 +68,47 @@ class Mixture:
         *,
         augment: bool = True,
     ):
-        check_streams(streams)
+        super().__init__(streams, seed, quarantine)
         self.streams, self.vocabulary = dict(streams), vocabulary
-        self.stream, self.packing = stream, packing
-        self.seed, self.quarantine, self.augment = seed, quarantine, augment
-        self._names = list(streams)
-        total = sum(s.weight for s in streams.values())
-        self._bounds = list(itertools.accumulate(s.weight / total for s in streams.values()))
-        self._draws = 0
-        self._counts = dict.fromkeys(self._names, 0)
-        self._packer = Packer(packing, self._documents())
+        self.stream, self.packing, self.augment = stream, packing, augment
+        self._packer = Packer(packing, self.samples())
+
+    def make(self, task: str, record: Record, rng: np.random.Generator) -> EncodedDocument:
+        """The encoded document of a record."""
+        return encode_document(
+            self.streams[task].task.document(record, rng),
+            self.vocabulary,
+            self.stream,
+            rng,
+            augment=self.augment,
+            longest=self.packing.row_length,
+        )
 
     def rows(self, count: int) -> list[list[EncodedDocument]]:
         """The next rows."""
         return self._packer.rows(count)
 
-    def state(self) -> DataState:
-        """Where the stream stands, after the rows that were taken."""
-        bad = sorted((*key, reason) for key, reason in self.quarantine.samples.items())
-        return DataState(self._draws, dict(self._counts), self._packer.pending(), bad)
+    @torch.no_grad()
+    def step(self, count: int, per_batch: int, rank: int, world: int) -> Drawn:
+        """The next `count` rows, as batches of one rank."""
+        rows, row_length = self.rows(count), self.packing.row_length
+        tokens = sum(len(document) for row in rows for document in row)
+        weights = [d.loss_weight.sum(dtype=torch.float64) for row in rows for d in row]
+        return Drawn(
+            batches=step_batches(rows, row_length, per_batch, self.vocabulary, rank, world),
+            weight=float(sum(weights)),
+            tokens=tokens,
+            fill=tokens / (row_length * len(rows)),
+        )
 
-    def restore(self, state: DataState) -> None:
-        """Go on from a saved state: the same rows follow.
+    def waiting(self) -> list[Key]:
+        """Documents that wait in the packer."""
+        return self._packer.pending()
 
-        A waiting document that can no longer be read is put away, like any other.
-        """
-        self._draws = state.draws
-        self._counts = {name: state.counts.get(name, 0) for name in self._names}
-        self.quarantine.samples |= {(task, index): reason for task, index, reason in state.bad}
-        self._packer = Packer(self.packing, self._documents())
-        self._packer.restore(self._usable(state.pending))
-
-    def record_number(self, key: Key) -> int:
-        """Which record of its task's source a key names."""
-        task, k = key
-        size = len(self.streams[task].source)
-        epoch, place = divmod(k, size)
-        return permuted(place, size, key_of(f"{self.seed}:{_ORDER}:{task}:{epoch}"))
-
-    def document(self, key: Key) -> EncodedDocument:
-        """The document that a key names.
-
-        Raises:
-            UnimodalError, OSError: if the sample cannot be used.
-        """
-        return self._document(key, self.record_number(key))
-
-    def _document(self, key: Key, index: int) -> EncodedDocument:
-        name, k = key
-        chosen = self.streams[name]
-        rng = generator(self.seed, _DOCUMENT, key_of(name), k)
-        with sample_errors(name, index):
-            document = chosen.task.document(chosen.source[index], rng)
-            return encode_document(
-                document,
-                self.vocabulary,
-                self.stream,
-                rng,
-                augment=self.augment,
-                longest=self.packing.row_length,
-            )
-
-    def _documents(self) -> Iterator[tuple[Key, EncodedDocument]]:
-        return self._usable(self._draw() for _ in itertools.count())
-
-    def _usable(self, keys: Iterable[Key]) -> Iterator[tuple[Key, EncodedDocument]]:
-        for key in keys:
-            index = self.record_number(key)
-            if (key[0], index) in self.quarantine.samples:
-                self._check_any_left(key[0])
-                continue
-            try:
-                document = self._document(key, index)
-            except (UnimodalError, OSError) as error:
-                self._put_away(key, index, error)
-                continue
-            yield key, document
-
-    def _draw(self) -> Key:
-        point = uniform(self.seed, _TASK, self._draws)
-        name = self._names[min(bisect.bisect_right(self._bounds, point), len(self._names) - 1)]
-        k = self._counts[name]
-        self._draws += 1
-        self._counts[name] = k + 1
-        return name, k
-
-    def _put_away(self, key: Key, index: int, error: Exception) -> None:
-        sample = getattr(error, "subject", None) or ""
-        try:
-            with sample_errors(*key):
-                sample = str(self.streams[key[0]].source[index].get("id", sample))
-        except (UnimodalError, OSError):
-            sample = sample or str(index)
-        self.quarantine.add(key[0], index, sample, error)
-
-    def _check_any_left(self, name: str) -> None:
-        size = len(self.streams[name].source)
-        if self.quarantine.per_task()[name] >= size:
-            raise DataError(
-                f"Task `{name}` has no usable sample: all {size} are in `{BAD_SAMPLES}`.",
-                remedy="That file says what is wrong with each.",
-            )
-
-
-@contextmanager
-def sample_errors(task: str, index: int) -> Iterator[None]:
-    """Whatever a source, a task or a modality raises about a sample, as an error that names it.
-
-    Raises:
-        DataError: for what is neither a `UnimodalError` nor an `OSError`.
-    """
-    try:
-        yield
-    except (UnimodalError, OSError):
-        raise
-    except Exception as error:
-        raise DataError(
-            f"The sample cannot be used ({type(error).__name__}: {error}).",
-            subject=f"task `{task}`, record {index}",
-            remedy="Correct the sample, or the code that reads and encodes it.",
-        ) from error
-
-
-def check_streams(streams: Mapping[str, TaskStream]) -> None:
-    """Check that there is something to draw from.
-
-    Raises:
-        DataError: if there is no task, or one without records.
-    """
-    if not streams:
-        raise DataError("There is no task to train on.", remedy="Name one below `tasks:`.")
-    for name, stream in streams.items():
-        if len(stream.source) == 0:
-            raise DataError(
-                f"Task `{name}` has no records in the split `{stream.source.split}`.",
-                subject=stream.source.name,
-            )
+    def wait(self, samples: Iterator[tuple[Key, EncodedDocument]]) -> None:
+        """A packer in which these documents wait."""
+        self._packer = Packer(self.packing, self.samples())
+        self._packer.restore(samples)
 
 
 def step_batches(
@@ -311,16 +128,3 @@ def step_batches(
         collate(mine[start : start + rows_per_batch], row_length, vocabulary)
         for start in range(0, len(mine), rows_per_batch)
     ]
-
-
-def _read_bad_samples(path: Path | None) -> set[Key]:
-    if path is None or not path.is_file():
-        return set()
-    found = set()
-    for line in path.read_text("utf-8").splitlines():
-        try:
-            entry = json.loads(line)
-            found.add((str(entry["task"]), int(entry["index"])))
-        except (ValueError, KeyError, TypeError):
-            continue  # the last line of a killed run may be cut; the sample is written again
-    return found

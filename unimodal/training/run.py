@@ -50,11 +50,12 @@ from unimodal.training.checkpoint import (
     step_folder,
 )
 from unimodal.training.config import ExperimentConfig, differences, trajectory
+from unimodal.training.draws import BAD_SAMPLES, Quarantine
 from unimodal.training.held_out import HeldOut
 from unimodal.training.lock import locked_folder
 from unimodal.training.loop import Loop, Settings
 from unimodal.training.metrics import MetricsLog, open_board
-from unimodal.training.mixture import BAD_SAMPLES, Mixture, Quarantine
+from unimodal.training.mixture import Mixture
 from unimodal.training.progress import Bar
 from unimodal.training.ranks import first_rank_alone, joined_ranks, largest, rank, world_size
 from unimodal.training.schedule import Progress
@@ -183,7 +184,7 @@ def _prepare(
         decoder.compile_layers()
     log.info("%d parameters, %d ids.", decoder.num_parameters(), decoder.vocabulary.size)
     mixture = _build_mixture(config, tasks, decoder, run)
-    sizes = {name: len(stream.source) for name, stream in mixture.streams.items()}
+    sizes = {name: len(source) for name, source in mixture.sources.items()}
     course = {**trajectory(config), RECORDS: sizes}
     if checkpoint is not None:
         _check_course(checkpoint.course, course, run)

@@ -2,23 +2,42 @@
 
 import contextlib
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from unimodal.errors import BackendUnavailableError
 from unimodal.model.decoder import LossOutput
-from unimodal.stream import Batch
+
+Placed = tuple[Sequence[str], Tensor, Tensor, Tensor]
+"""Losses of some places: names of tasks, which of them each place has, nats, weights."""
+
+
+class StepBatch(Protocol):
+    """A micro-batch; `unimodal.stream.Batch` and `unimodal.training.values.ValueBatch` are."""
+
+    @property
+    def samples(self) -> list[tuple[str, str]]:
+        """Task and id of each sample."""
+        ...
+
+    def to(self, device: torch.device | str) -> "StepBatch":
+        """The batch with its tensors on `device`."""
+        ...
+
+    def placed(self, losses: Sequence[Tensor]) -> Iterator[Placed]:
+        """`LossOutput.nll` of this batch by task."""
+        ...
 
 
 class Trainee(Protocol):
     """A module with a loss; `unimodal.model.decoder.Decoder` is one."""
 
-    def loss(self, batch: Batch) -> LossOutput:
+    def loss(self, batch: Any) -> LossOutput:
         """sum(weight x nll) of a batch, with gradient, and its parts."""
         ...
 
