@@ -7,7 +7,7 @@ import torch
 import unimodal.testing.fixtures  # noqa: F401  (registers the fake modalities)
 from unimodal.errors import CertificateError, ConfigError
 from unimodal.generation import Request, Sampling
-from unimodal.generation.rows import Row
+from unimodal.generation.branches import Branch
 from unimodal.model.cache import Cache, LayerCache
 from unimodal.model.config import DecoderConfig
 from unimodal.model.decoder import Decoder
@@ -95,13 +95,13 @@ def test_a_sharpened_model_has_peaked_logits():
 
 @pytest.mark.parametrize("shift", [1.0, -1.0])
 def test_a_position_off_by_one_is_found(monkeypatch, shift):
-    plan = Row.plan
+    plan = Branch.plan
 
-    def shifted(self, count):
-        position, coordinates = plan(self, count)
+    def shifted(self, cursor, count):
+        position, coordinates = plan(self, cursor, count)
         return position + np.float32(shift), coordinates
 
-    monkeypatch.setattr(Row, "plan", shifted)
+    monkeypatch.setattr(Branch, "plan", shifted)
     with pytest.raises(CertificateError, match="Cached and uncached"):
         CERTIFICATES["cached"](make_decoder())
 

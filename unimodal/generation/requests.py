@@ -7,6 +7,7 @@ from typing import Any
 from unimodal.constraints import Constraint
 from unimodal.errors import ConfigError, UnimodalError
 from unimodal.stream import Document
+from unimodal.types import Tokens
 
 MAX_DOCUMENT_POSITIONS = 1 << 17
 """Longest document that a model reads at once: attention over more takes minutes and gigabytes."""
@@ -21,12 +22,21 @@ class Sampling:
         top_k: Draw among this many likeliest ids, at least 1. None: all.
         top_p: Draw among the likeliest ids that hold this share of the probability, in (0, 1].
         seed: Of this request alone, at least 0. None: drawn from torch's global generator.
+        guidance: How far codes are pushed from what the request's null condition says to what its
+            document says, at least 0: their logits are null + guidance x (document - null). 1: not
+            at all; 0: as if nothing had been given. Headers, openers and the chance of an end
+            stay those of the document.
+
+    References:
+        Ho and Salimans, Classifier-free diffusion guidance, 2022. Differs: on the logits of codes
+        alone, as Make-A-Scene does (Gafni et al., 2022); an end keeps its chance.
     """
 
     temperature: float = 1.0
     top_k: int | None = None
     top_p: float = 1.0
     seed: int | None = None
+    guidance: float = 1.0
 
     def __post_init__(self) -> None:
         if not (self.temperature >= 0 and self.temperature < float("inf")):
@@ -37,6 +47,13 @@ class Sampling:
             raise ConfigError(f"`top_p` must lie in (0, 1], but is {self.top_p}.")
         if self.seed is not None and not 0 <= self.seed < 2**63:
             raise ConfigError(f"`seed` must lie in [0, 2**63), but is {self.seed}.")
+        if not (self.guidance >= 0 and self.guidance < float("inf")):
+            raise ConfigError(f"`guidance` must be at least 0, but is {self.guidance}.")
+
+    @property
+    def is_guided(self) -> bool:
+        """Whether the null condition has a say."""
+        return self.guidance != 1.0
 
 
 @dataclass(frozen=True)
@@ -53,7 +70,12 @@ class Request:
             included. The answer is always whole: ids that could not be finished within are never
             drawn.
         constraints: Decode constraints, by modality that is asked for.
-        prefix: A value that the first asked segment begins with, for layouts with an end.
+        prefix: A value that the first asked segment begins with: whole where the layout has an end,
+            else with `prefix_cells`. Of a layout of one size also the first codes, as `Tokens`.
+        prefix_cells: How many of the prefix's cells are given, in raster order; a header is that of
+            the whole value. None: all.
+        null: The document with what guidance pushes away from left out (`Task.null`); needed where
+            `sampling` is guided.
     """
 
     document: Document
@@ -62,6 +84,8 @@ class Request:
     max_tokens: int = 256
     constraints: Mapping[str, Sequence[Constraint]] = field(default_factory=dict)
     prefix: Any = None
+    prefix_cells: int | None = None
+    null: Document | None = None
 
     def wanted(self) -> list[str] | None:
         """Modalities to write; None for free switching."""
@@ -90,9 +114,11 @@ class Written:
         modality: Ledger name.
         value: The decoded value.
         ids: Global ids after the opener: header, content, end.
-        logprobs: Log-probability of each id under the softmax of its head set, before temperature
-            and masks, in nats; 0 for forced ids.
+        logprobs: Log-probability of each id under the softmax of its head set, given the document
+            alone: before guidance, temperature and masks, in nats; 0 for forced ids.
         forced: Which ids had no alternative and were appended, not drawn.
+        guided_logprobs: As `logprobs`, but after guidance; the same where nothing guides.
+        tokens: What the value was decoded from.
     """
 
     modality: str
@@ -100,6 +126,8 @@ class Written:
     ids: list[int]
     logprobs: list[float]
     forced: list[bool]
+    guided_logprobs: list[float] = field(default_factory=list)
+    tokens: Tokens | None = None
 
 
 @dataclass(frozen=True)
@@ -108,11 +136,13 @@ class Answer:
 
     Attributes:
         segments: What was written, in order; empty if the request failed.
-        ids, logprobs, forced: Of the whole answer, openers included.
+        ids, logprobs, forced, guided_logprobs: Of the whole answer, openers included.
         is_truncated: Whether `max_tokens` chose an id: it left one where the layout allows several,
             e.g. the end of a text.
         error: Why the request failed; it failed alone.
         alternatives: All answers, where several were drawn for one prompt.
+        reverse_logprob: Log-probability of what was given, after this answer, in nats; None unless
+            answers were ranked by it.
     """
 
     segments: list[Written] = field(default_factory=list)
@@ -122,6 +152,8 @@ class Answer:
     is_truncated: bool = False
     error: UnimodalError | None = None
     alternatives: tuple["Answer", ...] = ()
+    guided_logprobs: list[float] = field(default_factory=list)
+    reverse_logprob: float | None = None
 
     @property
     def value(self) -> Any:
@@ -143,5 +175,5 @@ class Answer:
 
     @property
     def logprob(self) -> float:
-        """Log-probability of the whole answer, in nats."""
+        """Log-probability of the whole answer given the document, in nats."""
         return sum(self.logprobs)

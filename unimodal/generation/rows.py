@@ -1,12 +1,12 @@
-"""One request while it is being answered: its automaton, budget, positions, and what is written.
+"""One request while it is being answered: its automaton, its budget, and what is written.
 
-A `Row` knows what may follow and where each new token stands (RoPE position, grid cell, segment),
-as `stream.encoding` computes them for training. It holds no tensors of the model.
+A `Row` knows what may follow; where each new token stands behind each of its prompts, its branches
+know. It holds no tensors of the model.
 """
 
 import math
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -15,34 +15,19 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from unimodal.errors import ConfigError, DataError, GrammarError, UnimodalError
-from unimodal.generation.requests import MAX_DOCUMENT_POSITIONS, Answer, Request, Written
+from unimodal.generation.branches import Branch, Placed, cells, seconds
+from unimodal.generation.prompts import Prompts
+from unimodal.generation.requests import Answer, Request, Written
 from unimodal.generation.sampling import Uniforms
-from unimodal.grammar import CONTROL, Cell, DocumentCursor, SegmentCursor
-from unimodal.model.cache import FIELDS
-from unimodal.stream import EncodedDocument, Segment, StreamConfig, encode_document
-from unimodal.stream.encoding import rope_positions
+from unimodal.grammar import DocumentCursor, SegmentCursor, SegmentGrammar
+from unimodal.stream import Document
 from unimodal.types import Tokens
-from unimodal.vocabulary import HeadSet, Vocabulary
+from unimodal.vocabulary import HeadSet
 
 MAX_STEADY = 64
 """Most ids planned ahead."""
 UNBOUNDED = 1 << 62
 """A budget that forbids nothing."""
-
-
-@dataclass(frozen=True)
-class Placed:
-    """A token and where it stands.
-
-    Attributes:
-        id: Global id.
-        position: RoPE position (t, h, w).
-        coordinates: index, document, segment, kind, full, t, h, w.
-    """
-
-    id: int
-    position: tuple[float, float, float]
-    coordinates: tuple[int, ...]
 
 
 @dataclass
@@ -52,7 +37,6 @@ class _Open:
     name: str
     cursor: SegmentCursor
     start: int
-    content_start: float | None = None
     stop: int | None = None
 
 
@@ -61,29 +45,38 @@ class Row:
 
     Args:
         request: What is asked.
-        vocabulary: Its ledger.
-        stream: The clock.
+        prompts: Encodes what it gives.
+
+    Attributes:
+        branches: The document's, then, where the request is guided, that of the null condition.
 
     Raises:
         UnimodalError: if the request cannot be answered.
     """
 
-    def __init__(self, request: Request, vocabulary: Vocabulary, stream: StreamConfig):
-        self.request, self.vocabulary, self.stream = request, vocabulary, stream
+    def __init__(self, request: Request, prompts: Prompts):
+        self.request, self.vocabulary = request, prompts.vocabulary
         self.uniforms = Uniforms(request.sampling.seed)
         self.ids: list[int] = []
         self.logprobs: list[float] = []
+        self.guided_logprobs: list[float] = []
         self.forced: list[bool] = []
         self.is_truncated = False
         self.segments: list[_Open] = []
         self.open: _Open | None = None
         self.error: UnimodalError | None = None
-        self.prompt, self.cursor = self._begin()
-        self.index = len(self.prompt)
-        self.segment = int(self.prompt.segment[-1]) if self.index else -1
-        self.kind = int(self.prompt.kind[-1]) if self.index else -1
-        if self.open is None:
-            self.at = self.prompt.next_position
+        wanted = self._wanted()
+        begun = None if request.prefix is None or wanted is None else wanted[0]
+        self.branches = [
+            Branch(
+                prompts.encode(request, document, begun),
+                self.vocabulary,
+                prompts.stream,
+                begun is not None,
+            )
+            for document in self._documents(wanted)
+        ]
+        self.cursor = self._begin(wanted, begun)
         shortest = len(self.ids) + self.cursor.shortest()
         if shortest > request.max_tokens:
             raise ConfigError(
@@ -104,6 +97,23 @@ class Row:
     def budget(self) -> int:
         """Ids that may still be appended."""
         return self.request.max_tokens - len(self.ids)
+
+    @property
+    def most_left(self) -> int:
+        """Most ids that may still be appended, as far as is known."""
+        if self.done:
+            return 0
+        if self.cursor.pending is None:
+            return self.budget
+        grammars = [self.cursor.grammars[name] for name in self.cursor.pending]
+        most = sum(1 + _most(grammar) for grammar in grammars)
+        if self.cursor.segment is not None:
+            inside = self.cursor.segment
+            is_sized = inside.grammar.end is None and inside.num_headers == len(
+                inside.grammar.headers
+            )
+            most += inside.shortest() if is_sized else _most(inside.grammar)
+        return min(self.budget, most)
 
     def head_number(self) -> int:
         """Head set of the next id, which is not forced."""
@@ -179,22 +189,30 @@ class Row:
 
     # What was drawn
 
-    def push(self, token: int, logprob: float) -> list[Placed]:
-        """Append a drawn id and whatever is forced after it; return them with their places.
+    def push(self, token: int, logprob: float, guided: float) -> list[list[Placed]]:
+        """Append a drawn id and whatever is forced after it.
+
+        Args:
+            token: The id.
+            logprob, guided: Its log-probability before and after guidance.
+
+        Returns:
+            The appended tokens with their places, in each branch.
 
         Raises:
             DataError: if the id has no log-probability.
         """
-        if not math.isfinite(logprob):
+        if not math.isfinite(logprob + guided):
             raise DataError(
                 f"The model has no finite score for what follows {len(self.ids)} ids.",
                 subject=self.request.document.id or None,
                 remedy="Look for values that are not finite, or huge, in what is given.",
             )
-        return [self._append(token, logprob, False), *self.drain()]
+        first = self._append(token, logprob, guided, False)
+        return [[one, *rest] for one, rest in zip(first, self.drain(), strict=True)]
 
-    def drain(self) -> list[Placed]:
-        """Append forced ids; return them with their places.
+    def drain(self) -> list[list[Placed]]:
+        """Append forced ids; return them with their places, in each branch.
 
         Forced is what training does not learn: where the layout allows one id. Where only the
         budget leaves no choice, the id is drawn, and so has its log-probability.
@@ -202,47 +220,44 @@ class Row:
         Raises:
             GrammarError: if a constraint forbids one.
         """
-        placed = []
+        placed: list[list[Placed]] = [[] for _ in self.branches]
         while not self.done:
             ranges = self.cursor.legal(UNBOUNDED)
             if sum(stop - start for start, stop in ranges) != 1:
                 break
             self._constrained(torch.ones(1, dtype=torch.bool), torch.tensor([ranges[0][0]]))
-            placed.append(self._append(ranges[0][0], 0.0, True))
+            forced = self._append(ranges[0][0], 0.0, 0.0, True)
+            for tokens, token in zip(placed, forced, strict=True):
+                tokens.append(token)
         return placed
 
-    def plan(self, count: int) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
-        """Positions (count, 3) and coordinates (count, 8) of the open segment's next codes."""
+    def plan(self, count: int) -> list[tuple[NDArray[np.float32], NDArray[np.int32]]]:
+        """Positions (count, 3) and coordinates (count, 8) of the next codes, in each branch."""
         assert self.open is not None
-        cursor = self.open.cursor
-        grid = _cells(cursor, cursor.codes, count)
-        start = self.at if self.open.content_start is None else self.open.content_start
-        position = self._positions(cursor, grid, start)
-        coordinates = np.empty((count, FIELDS), np.int32)
-        coordinates[:, 0] = np.arange(self.index, self.index + count)
-        coordinates[:, 1:5] = (0, self.segment, self.kind, 0)
-        coordinates[:, 5:] = grid
-        return position, coordinates
+        return [branch.plan(self.open.cursor, count) for branch in self.branches]
 
     def commit(
-        self, tokens: list[int], logprobs: list[float], position: NDArray[np.float32]
+        self,
+        tokens: list[int],
+        logprobs: list[float],
+        guided: list[float],
+        positions: Sequence[NDArray[np.float32]],
     ) -> None:
         """Append planned codes that were drawn and fed.
 
         Args:
-            tokens, logprobs: What was drawn.
-            position: What `plan` said of them.
+            tokens, logprobs, guided: What was drawn; see `push`.
+            positions: What `plan` said of them, in each branch.
         """
         if not tokens:
             return
         assert self.open is not None
-        if self.open.content_start is None:
-            self.open.content_start = self.at
         self.open.cursor.codes += len(tokens)
-        self.index += len(tokens)
-        self.at = max(self.at, float(position[: len(tokens)].max()) + 1)
+        for branch, position in zip(self.branches, positions, strict=True):
+            branch.commit(position[: len(tokens)])
         self.ids += tokens
         self.logprobs += logprobs
+        self.guided_logprobs += guided
         self.forced += [False] * len(tokens)
 
     def answer(self) -> Answer:
@@ -252,189 +267,134 @@ class Row:
         written = []
         for item in self.segments:
             part = slice(item.start, item.stop)
+            tokens = self._tokens(item)
             written.append(
                 Written(
                     item.name,
-                    self._decode(item),
+                    self.vocabulary.modality(item.name).decode(tokens),
                     self.ids[part],
                     self.logprobs[part],
                     self.forced[part],
+                    self.guided_logprobs[part],
+                    tokens,
                 )
             )
-        return Answer(written, self.ids, self.logprobs, self.forced, self.is_truncated)
+        return Answer(
+            written,
+            self.ids,
+            self.logprobs,
+            self.forced,
+            self.is_truncated,
+            guided_logprobs=self.guided_logprobs,
+        )
 
     # Inside
 
-    def _begin(self) -> tuple[EncodedDocument, DocumentCursor]:
-        request, vocabulary = self.request, self.vocabulary
+    def _wanted(self) -> list[str] | None:
+        """What the request asks for, checked."""
+        request = self.request
         wanted = request.wanted()
         subject = request.document.id or None
         if wanted is not None and not wanted:
             raise ConfigError(
                 "The request asks for nothing.", subject=subject, remedy="Name what to write."
             )
-        given = replace(request.document.given(), free=False)
-        for segment in given.segments:
-            _check_value(segment, vocabulary, subject)
-        names = wanted
-        if wanted is None:
-            names = list(vocabulary.openers_listed)
-            if not given.segments:
+        names = list(self.vocabulary.openers_listed) if wanted is None else wanted
+        for name in request.constraints:
+            if name not in names:
+                raise ConfigError(
+                    f"The constraints name `{name}`, which is not asked for.",
+                    subject=subject,
+                    remedy=f"Asked for: {', '.join(names) or 'nothing'}.",
+                )
+        if wanted is None and request.prefix is not None:
+            raise ConfigError("A `prefix` needs `asked`: which modality it begins.")
+        if request.prefix is None and request.prefix_cells is not None:
+            raise ConfigError("`prefix_cells` counts cells of a `prefix`, and there is none.")
+        return wanted
+
+    def _documents(self, wanted: list[str] | None) -> list[Document]:
+        """What each branch continues."""
+        request = self.request
+        subject = request.document.id or None
+        documents = [request.document]
+        if request.sampling.is_guided:
+            if request.null is None:
+                raise ConfigError(
+                    "Guidance needs the request's `null`: its document without what is to guide.",
+                    subject=subject,
+                    remedy="Take it from `Task.null`, or set `guidance` to 1.",
+                )
+            documents.append(request.null)
+        for document in documents:
+            if wanted is None and not document.given().segments:
                 raise ConfigError(
                     "Free switching begins after a given segment, and none is given.",
                     subject=subject,
                 )
-        grammars = {name: vocabulary.grammar(name) for name in names or []}
-        for name in request.constraints:
-            if name not in grammars:
-                raise ConfigError(
-                    f"The constraints name `{name}`, which is not asked for.",
-                    subject=subject,
-                    remedy=f"Asked for: {', '.join(grammars) or 'nothing'}.",
-                )
-        if request.prefix is not None:
-            return self._continue(given, wanted)
-        if given.segments:
-            prompt = encode_document(given, vocabulary, self.stream, longest=MAX_DOCUMENT_POSITIONS)
-        else:
-            prompt = _empty(given)
-        return prompt, DocumentCursor(grammars, wanted, vocabulary.switch)
+        return documents
 
-    def _continue(self, given: Any, wanted: list[str] | None) -> tuple[EncodedDocument, Any]:
-        if wanted is None:
-            raise ConfigError("A `prefix` needs `asked`: which modality it begins.")
-        name, vocabulary = wanted[0], self.vocabulary
-        grammar = vocabulary.grammar(name)
-        if grammar.end is None:
-            raise ConfigError(
-                f"`{name}` has a layout without an end, so no value is the beginning of another.",
-                remedy="Leave out `prefix`.",
-            )
-        # As training learns it: the ids, one after the other.
-        part = Segment(name, self.request.prefix, attend="causal", objective="next")
-        _check_value(part, vocabulary, self.request.document.id or None)
-        whole = encode_document(
-            replace(given, segments=(*given.segments, part)),
-            vocabulary,
-            self.stream,
-            longest=MAX_DOCUMENT_POSITIONS,
-        )
-        span = whole.spans[-1]
-        prompt = _cut(whole, span.stop - 1)
-        cursor = grammar.cursor()
-        self.ids = prompt.ids[span.start :].tolist()
+    def _begin(self, wanted: list[str] | None, begun: str | None) -> DocumentCursor:
+        """The automaton, behind the ids that a prefix gives."""
+        vocabulary = self.vocabulary
+        names = list(vocabulary.openers_listed) if wanted is None else wanted
+        grammars = {name: vocabulary.grammar(name) for name in names}
+        if begun is None or wanted is None:
+            return DocumentCursor(grammars, wanted, vocabulary.switch)
+        prompt = self.branches[0].prompt
+        cursor = grammars[begun].cursor()
+        self.ids = prompt.ids[prompt.spans[-1].start :].tolist()
         for token in self.ids[1:]:
             cursor.push(token)
         self.logprobs, self.forced = [0.0] * len(self.ids), [True] * len(self.ids)
-        self.open = _Open(name, cursor, 1)
-        if cursor.codes:
-            self.open.content_start = float(prompt.position[span.content, 0])
-        self.at = prompt.next_position
+        self.guided_logprobs = [0.0] * len(self.ids)
+        self.open = _Open(begun, cursor, 1)
         self.segments.append(self.open)
-        grammars = {n: vocabulary.grammar(n) for n in wanted}
-        return prompt, DocumentCursor(grammars, wanted[1:], vocabulary.switch, inside=cursor)
+        return DocumentCursor(grammars, wanted[1:], vocabulary.switch, inside=cursor)
 
-    def _append(self, token: int, logprob: float, forced: bool) -> Placed:
+    def _append(self, token: int, logprob: float, guided: float, forced: bool) -> list[Placed]:
         before = self.cursor.segment
         cell = self.cursor.push(token)
         self.ids.append(token)
         self.logprobs.append(logprob)
+        self.guided_logprobs.append(guided)
         self.forced.append(forced)
         inside = self.cursor.segment
         if before is None and inside is not None:
-            self.segment += 1
-            self.kind = self.vocabulary.kind(inside.grammar.name)
-            self.open = _Open(inside.grammar.name, inside, len(self.ids))
+            name = inside.grammar.name
+            self.open = _Open(name, inside, len(self.ids))
             self.segments.append(self.open)
-        position = self._place(cell)
+            for branch in self.branches:
+                branch.open(name)
+        cursor = None if self.open is None else self.open.cursor
+        placed = [branch.place(token, cell, cursor) for branch in self.branches]
         if before is not None and inside is None and self.open is not None:
             self.open.stop = len(self.ids)
             self.open = None
-        coordinates = (self.index, 0, self.segment, self.kind, 0, *cell)
-        self.index += 1
-        return Placed(token, position, coordinates)
+        return placed
 
-    def _place(self, cell: Cell) -> tuple[float, float, float]:
-        if cell == CONTROL or self.open is None:
-            here = self.at
-            self.at += 1
-            return here, here, here
-        if self.open.content_start is None:
-            self.open.content_start = self.at
-        grid = np.array([cell], dtype=np.int32)
-        found = self._positions(self.open.cursor, grid, self.open.content_start)
-        self.at = max(self.at, float(found.max()) + 1)
-        t, h, w = found[0].tolist()
-        return t, h, w
-
-    def _positions(
-        self, cursor: SegmentCursor, grid: NDArray[np.int32], start: float
-    ) -> NDArray[np.float32]:
-        """`rope_positions` of some cells, as of the whole value."""
-        seconds = _seconds(self.vocabulary, cursor, grid)
-        flat = cursor.sizes[1] == 1 and cursor.sizes[2] == 1
-        return rope_positions(grid, seconds, start, self.stream.positions_per_second, flat=flat)
-
-    def _decode(self, item: _Open) -> Any:
+    def _tokens(self, item: _Open) -> Tokens:
         modality = self.vocabulary.modality(item.name)
         cursor = item.cursor
         first = item.start + len(cursor.grammar.headers)
         content = torch.tensor(self.ids[first : first + cursor.codes], dtype=torch.int64)
         ids, spans = self.vocabulary.local_ids(item.name, content)
-        grid = _cells(cursor, 0, cursor.codes)
-        seconds = _seconds(self.vocabulary, cursor, grid)
-        tokens = Tokens(
+        grid = cells(cursor, 0, cursor.codes)
+        clock = seconds(self.vocabulary, cursor, grid)
+        return Tokens(
             torch.from_numpy(grid),
             ids=ids,
             span=spans if len(modality.spans) > 1 else 0,
-            seconds=None if seconds is None else torch.from_numpy(seconds),
-        )
-        return modality.decode(tokens)
-
-
-def _seconds(
-    vocabulary: Vocabulary, cursor: SegmentCursor, grid: NDArray[np.int32]
-) -> NDArray[np.float32] | None:
-    step = vocabulary.modality(cursor.grammar.name).seconds_per_cell
-    return None if step is None else grid[:, 0].astype(np.float32) * np.float32(step)
-
-
-def _cells(cursor: SegmentCursor, first: int, count: int) -> NDArray[np.int32]:
-    """Grid cells of some codes of a segment whose size is known."""
-    cell = np.arange(first, first + count) // len(cursor.grammar.slots)
-    h, w = cursor.sizes[1], cursor.sizes[2]
-    return np.stack([cell // (h * w), cell // w % h, cell % w], axis=1).astype(np.int32)
-
-
-def _check_value(segment: Segment, vocabulary: Vocabulary, subject: str | None) -> None:
-    modality = vocabulary.modality(segment.modality)
-    if segment.value is not None and not isinstance(segment.value, modality.value_type | Tokens):
-        raise DataError(
-            f"A `{segment.modality}` segment takes {modality.value_type.__name__}, but has "
-            f"{type(segment.value).__name__}.",
-            subject=subject,
-            remedy="Read files with the modality's `read`.",
+            seconds=None if clock is None else torch.from_numpy(clock),
         )
 
 
-def _empty(document: Any) -> EncodedDocument:
-    integers, none = torch.zeros(0, dtype=torch.int64), torch.zeros(0, dtype=torch.int32)
-    return EncodedDocument(
-        document=document,
-        ids=integers,
-        targets=integers,
-        head_set=none,
-        loss_weight=torch.zeros(0),
-        grid=torch.zeros(0, 3, dtype=torch.int32),
-        position=torch.zeros(0, 3),
-        segment=none,
-        kind=none,
-        full=torch.zeros(0, dtype=torch.bool),
-    )
-
-
-def _cut(document: EncodedDocument, stop: int) -> EncodedDocument:
-    """The first `stop` positions."""
-    columns = ("ids", "targets", "head_set", "loss_weight", "grid", "position", "segment", "kind")
-    cut = {name: getattr(document, name)[:stop] for name in (*columns, "full")}
-    return replace(document, **cut)
+def _most(grammar: SegmentGrammar) -> int:
+    """Most ids of a segment, without the opener."""
+    per_cell = len(grammar.slots)
+    if grammar.end is not None:
+        return UNBOUNDED if grammar.max_cells is None else grammar.max_cells * per_cell + 1
+    sizes = list(grammar.size)
+    for header in grammar.headers:
+        sizes[header.axis] = header.high
+    return len(grammar.headers) + math.prod(sizes) * per_cell

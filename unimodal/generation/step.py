@@ -48,11 +48,13 @@ class Head:
         matrix: (C, D), with the final norm folded in.
         ids: Global id of each column, (C,).
         allowed: Columns of the grammar's head set where the head is wider (`head: full`), (C,).
+        end: Column of the id that ends a segment, if the grammar's head set holds it.
     """
 
     matrix: Matrix
     ids: Int[Tensor, " C"]
     allowed: Tensor | None
+    end: int | None = None
 
 
 class Stepper:
@@ -266,7 +268,9 @@ class Stepper:
         inner = decoder.vocabulary.head_sets[number]
         if chosen is not inner:
             allowed = torch.isin(chosen.ids, inner.ids).to(rows.device)
-        return Head(self._matrix(rows * scale), chosen.ids.to(rows.device), allowed)
+        end = decoder.vocabulary.control("end")
+        column = (chosen.ids == end).nonzero()[:, 0].tolist() if end in inner.ids else []
+        return Head(self._matrix(rows * scale), chosen.ids.to(rows.device), allowed, *column)
 
 
 def _paired(x: Float[Tensor, "*batch H"]) -> Float[Tensor, "*batch H"]:
