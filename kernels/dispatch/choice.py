@@ -14,10 +14,10 @@ import functools
 import importlib
 import logging
 import os
-import pkgutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -135,8 +135,9 @@ def using(impl: str) -> Iterator[None]:
 def explain() -> list[Explanation]:
     """What runs for every operator on the CPU and, where there is one, on the CUDA device."""
     package = importlib.import_module("unimodal.kernels")
-    for module in pkgutil.iter_modules(package.__path__):
-        importlib.import_module(f"unimodal.kernels.{module.name}")
+    for folder in (Path(folder) for folder in package.__path__):
+        for api in sorted(folder.glob("*/api.py")):
+            importlib.import_module(f"unimodal.kernels.{api.parent.name}.api")
     devices = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
     return [
         Explanation(op, device, *_automatic(op, device, None))
