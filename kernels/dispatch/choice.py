@@ -164,6 +164,8 @@ def _automatic(op: str, device: str, unsupported: str | None) -> tuple[str, str]
     return "reference", f"no kernel knows the device {device}"
 
 
+# Compilers take the answer as it is, instead of tracing the import.
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def _why_no_triton(op: str, device: str) -> str | None:
     if "triton" not in _registered[op]:
         return "it has no Triton kernel yet"

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from unimodal.errors import ShapeError
-from unimodal.kernels.rms_norm import add_rms_norm, eager, rms_norm
+from unimodal.kernels.rms_norm import add_rms_norm, cpu, rms_norm
 
 # Some ten roundings an element, sums over 15 rows for the weight; bfloat16: one rounding of the
 # update's gradient, or of the result.
@@ -59,7 +59,7 @@ def worst(got: list[Tensor], expected: list[Tensor]) -> float:
 def test_forward_and_gradients_equal_float64(
     monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, update_dtype: torch.dtype, chunk: int
 ) -> None:
-    monkeypatch.setattr(eager, "CHUNK_ELEMENTS", chunk)
+    monkeypatch.setattr(cpu, "CHUNK_ELEMENTS", chunk)
     arguments = problem(dtype, update_dtype)
     assert worst(ours(*arguments), exact(*arguments)) < TOLERANCE[update_dtype]
 

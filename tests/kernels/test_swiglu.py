@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from unimodal.errors import ShapeError
-from unimodal.kernels.swiglu import eager, swiglu
+from unimodal.kernels.swiglu import cpu, swiglu
 
 # Few roundings; in bfloat16 torch rounds silu and the product of it.
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 2e-6, torch.bfloat16: 4 * 2**-9}
@@ -46,7 +46,7 @@ def worst(got: list[Tensor], expected: list[Tensor]) -> float:
 def test_forward_and_gradient_equal_float64(
     monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, chunk: int
 ) -> None:
-    monkeypatch.setattr(eager, "CHUNK_ELEMENTS", chunk)
+    monkeypatch.setattr(cpu, "CHUNK_ELEMENTS", chunk)
     gate_up = problem(dtype)
     assert worst(ours(gate_up), exact(gate_up)) < TOLERANCE[dtype]
 
