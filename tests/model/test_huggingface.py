@@ -10,6 +10,7 @@ from unimodal.errors import CheckpointError, ConfigError
 from unimodal.media import torchaudio_adapter
 from unimodal.model.config import DecoderConfig
 from unimodal.model.decoder import Decoder
+from unimodal.model.folder import load_model
 from unimodal.model.huggingface import (
     config_of,
     from_huggingface,
@@ -129,6 +130,72 @@ def test_a_folder_round_trips_bit_for_bit(tmp_path, shape):
     to_huggingface(back, tmp_path / "two")
     for file in ("config.json", "generation_config.json", "model.safetensors"):
         assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes()
+
+
+def save_with_tokenizer(transformers, folder, **changes):
+    """A Qwen3 folder whose tokenizer has the 256 bytes and two tokens that begin and end."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+    model = make_qwen3(transformers, SHAPES[2])
+    model.resize_token_embeddings(264)
+    model.config.bos_token_id, model.config.eos_token_id = 256, [257, 256]
+    for key, value in changes.items():
+        setattr(model.config, key, value)
+    model.save_pretrained(folder)
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE({letter: i for i, letter in enumerate(letters)}, []))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens(["<begin>", "<end>"])
+    tokenizer.save(str(folder / "tokenizer.json"))
+    return model.eval()
+
+
+def test_a_folder_opens_with_its_own_tokenizer(transformers, tmp_path):
+    qwen3 = save_with_tokenizer(transformers, tmp_path)
+    decoder = load_model(tmp_path)
+    assert list(decoder.vocabulary.modalities) == ["text"]
+    text = decoder.vocabulary.modality("text")
+    assert text.decode(text.encode("a b \u00e9")) == "a b \u00e9"
+    document = encode_document(
+        Document([Segment("text", "a red apple", objective="next")]),
+        decoder.vocabulary,
+        decoder.stream,
+    )
+    batch = collate([[document]], len(document), decoder.vocabulary)
+    span = decoder.vocabulary.span("text.text")
+    ids = batch.ids[0] - span.start
+    ids[0], ids[-1] = 256, 257  # our opener and end have the rows of theirs
+    with torch.no_grad():
+        hidden = decoder(batch)[0]
+        expected = qwen3(input_ids=ids[None]).logits[0]
+        head = torch.cat([decoder.outputs[k] for k in decoder.outputs])
+    found = hidden @ head.t()
+    torch.testing.assert_close(
+        found[:, span.start : span.stop], expected[:, : span.size], rtol=0, atol=1e-4
+    )
+    end = decoder.vocabulary.control("end")
+    torch.testing.assert_close(found[:, end], expected[:, 257], rtol=0, atol=1e-4)
+
+
+def test_a_folder_that_is_no_qwen3_or_lacks_its_tokenizer_is_refused(transformers, tmp_path):
+    for name, changes, match in (
+        ("llama", {"model_type": "llama"}, "`model_type` is 'llama'"),
+        ("biased", {"attention_bias": True}, "`attention_bias` is True"),
+    ):
+        folder = tmp_path / name
+        save_with_tokenizer(transformers, folder)
+        written = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps({**written, **changes}))
+        with pytest.raises(ConfigError, match=match):
+            load_model(folder)
+    (folder / "config.json").write_text(json.dumps(written))
+    (folder / "tokenizer.json").write_text("{}")
+    with pytest.raises(CheckpointError, match=r"no tokenizer .* Put the model's `tokenizer\.json`"):
+        load_model(folder)
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    with pytest.raises(CheckpointError, match="pickled ones are not read"):
+        load_model(folder)
 
 
 def test_sharded_folders_are_read(transformers, tmp_path):

@@ -38,6 +38,7 @@ from unimodal.model.durable import (
     write_json,
     write_tensors,
 )
+from unimodal.model.huggingface import is_huggingface, open_huggingface
 from unimodal.vocabulary import Vocabulary
 
 WEIGHTS = "model.safetensors"
@@ -112,7 +113,9 @@ def load_model(
     *,
     vocabulary: Vocabulary | None = None,
 ) -> Decoder:
-    """The decoder of a model folder, a run folder or a checkpoint, in evaluation mode.
+    """The decoder of a model folder, a run folder, a checkpoint or a Qwen3 folder of Hugging Face.
+
+    It is in evaluation mode.
 
     Args:
         folder: Which; see `find_model`.
@@ -121,13 +124,17 @@ def load_model(
 
     Raises:
         CheckpointError: if it is missing, incomplete, changed, or its weights do not fit.
+        ConfigError: if it is of Hugging Face, but not a plain Qwen3; names the option.
         VocabularyError: if a tokenizer or `vocabulary` means other things by its ids; names the
             span, both fingerprints and the remedy.
     """
     folder = find_model(Path(folder))
-    verify_folder(folder)
-    decoder = Decoder(read_config(folder), read_vocabulary(folder))
-    load_weights(decoder, folder / WEIGHTS)
+    if is_huggingface(folder):
+        decoder = open_huggingface(folder)
+    else:
+        verify_folder(folder)
+        decoder = Decoder(read_config(folder), read_vocabulary(folder))
+        load_weights(decoder, folder / WEIGHTS)
     if vocabulary is not None:
         decoder = grow(decoder, vocabulary)
     return decoder.to(device).eval()
@@ -140,7 +147,7 @@ def find_model(folder: Path) -> Path:
     Raises:
         CheckpointError: if there is none.
     """
-    if (folder / MANIFEST).is_file():
+    if (folder / MANIFEST).is_file() or is_huggingface(folder):
         return folder
     if (folder / MODEL / MANIFEST).is_file():
         return folder / MODEL

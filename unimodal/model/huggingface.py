@@ -4,12 +4,14 @@ A folder holds `config.json` and safetensors; transformers itself is not needed.
 matrices, and the rows of its vocabulary into the span of one modality, whose ids must be the
 folder's. Export writes that modality's ids first and every other id after them, suppressed in
 `generation_config.json` except for the end; so the softmax of generation is that of the head set.
+`open_huggingface` needs nothing but the folder: it takes the tokenizer that lies there.
 
 What Qwen3 cannot express is refused by name. Continuous modalities are left out, and listed.
 Tested against transformers' Qwen3ForCausalLM: logits equal for causal one-dimensional documents.
 """
 
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,15 +21,18 @@ import torch
 from torch import Tensor
 
 from unimodal.blocks import Block
-from unimodal.errors import CheckpointError, ConfigError
+from unimodal.errors import CheckpointError, ConfigError, VocabularyError
 from unimodal.grammar import Open
+from unimodal.modality import Modality, build_modality, modalities
 from unimodal.model.config import DecoderConfig
 from unimodal.model.decoder import Decoder, parameter_key
 from unimodal.model.durable import read_tensors, write_bytes, write_json, write_tensors
 from unimodal.vocabulary import Span, Vocabulary
 
+log = logging.getLogger(__name__)
 ARCHITECTURE = "Qwen3ForCausalLM"
 MODEL_TYPE = "qwen3"
+CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 SPANS = "unimodal_spans"
@@ -57,7 +62,7 @@ def read_huggingface(folder: Path | str) -> tuple[DecoderConfig, dict[str, Tenso
         ConfigError: naming the option that this decoder does not have.
     """
     folder = Path(folder)
-    path = folder / "config.json"
+    path = folder / CONFIG
     try:
         written = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError) as error:
@@ -139,6 +144,70 @@ def from_huggingface(
     return decoder
 
 
+def is_huggingface(folder: Path) -> bool:
+    """Whether a folder is one of Hugging Face: its `config.json` says which `model_type` it is."""
+    try:
+        written = json.loads((folder / CONFIG).read_text("utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(written, dict) and ("model_type" in written or "architectures" in written)
+
+
+def open_huggingface(folder: Path) -> Decoder:
+    """The decoder of a Qwen3 folder, its ids those of the tokenizer in the folder.
+
+    The folder's begin and end of a text are taken for the opener and the end of a segment.
+
+    Raises:
+        CheckpointError: if weights or the tokenizer are missing or do not fit.
+        ConfigError: naming an option that this decoder does not have.
+    """
+    config, state, written = read_huggingface(folder)
+    spans = written.get(SPANS)
+    name, modality = _folder_tokenizer(folder, str(spans[0][0]).split(".")[0] if spans else None)
+    decoder = Decoder(config, Vocabulary.of({name: modality}))
+    load_huggingface(decoder, state, name, spans)
+    if not spans:
+        vocabulary = decoder.vocabulary
+        _take_row(decoder, state, written.get("bos_token_id"), vocabulary.opener(name))
+        _take_row(decoder, state, written.get("eos_token_id"), vocabulary.control("end"))
+    return decoder.eval()
+
+
+@torch.no_grad()
+def _take_row(decoder: Decoder, state: Mapping[str, Tensor], theirs: Any, ours: int) -> None:
+    """Copy the row of an id of a folder to an id of ours, where the folder names one."""
+    row = theirs[0] if isinstance(theirs, list) and theirs else theirs
+    span = next(s for s in decoder.vocabulary.spans if s.start <= ours < s.stop)
+    tables = {"model.embed_tokens.weight": decoder.embeddings, "lm_head.weight": decoder.outputs}
+    for key, own in tables.items():
+        if parameter_key(span.name) in own and isinstance(row, int) and row < len(state[key]):
+            own[parameter_key(span.name)][ours - span.start] = state[key][row]
+
+
+def _folder_tokenizer(folder: Path, owner: str | None) -> tuple[str, Modality[Any, Any]]:
+    """The modality of strings that takes over a tokenizer file of the folder, and its name."""
+    files = {
+        path.name: path.read_bytes()
+        for path in folder.iterdir()
+        if path.is_file() and path.suffix not in (".safetensors", ".bin", ".pt")
+    }
+    for name in modalities.names() if owner is None else [owner]:
+        kind = modalities.get(name)
+        if kind.value_type is str and (modality := build_modality(name)).needs_fit:
+            try:
+                modality.load_state(files)
+            except VocabularyError as error:
+                log.info("`%s` takes no tokenizer of %s: %s", name, folder, error)
+            if not modality.needs_fit:
+                return name, modality
+    raise CheckpointError(
+        "It has no tokenizer that can be read.",
+        subject=str(folder),
+        remedy="Put the model's `tokenizer.json` beside its weights.",
+    )
+
+
 @torch.no_grad()
 def load_huggingface(
     decoder: Decoder,
@@ -218,7 +287,7 @@ def to_huggingface(decoder: Decoder, folder: Path | str, name: str | None = None
     eos, pad = (ids[decoder.vocabulary.control(x)] for x in ("end", "pad"))
     suppressed = [i for i in range(content.size, start) if i != eos]
     generation = {"bos_token_id": bos, "eos_token_id": eos, "pad_token_id": pad}
-    write_json(folder / "config.json", qwen3_config(decoder, order) | generation)
+    write_json(folder / CONFIG, qwen3_config(decoder, order) | generation)
     write_json(folder / "generation_config.json", generation | {"suppress_tokens": suppressed})
     for file, data in decoder.vocabulary.modality(content.owner).state().items():
         write_bytes(folder / file, data)

@@ -43,7 +43,7 @@ def load(run: str | Path, device: str = "auto", *, dtype: str = "float32") -> "M
 
     Args:
         run: A run folder (its finished model, else its newest checkpoint that verifies), a model
-            folder, or the name of a run under `runs/`.
+            folder, a Qwen3 folder of Hugging Face, or the name of a run under `runs/`.
         device: `cpu`, `cuda`, `cuda:1`; `auto` takes cuda, then cpu.
         dtype: Of generation; see `Model`.
 

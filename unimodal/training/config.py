@@ -233,8 +233,9 @@ class ExperimentConfig:
     without one; `never`: fail if there is one."""
 
     init_from: str | None = None
-    """A run or model folder whose weights and tokenizers the run starts from. Modalities that it
-    lacks are appended to its vocabulary."""
+    """A run or model folder, or a Qwen3 folder of Hugging Face (safetensors and `tokenizer.json`),
+    whose weights and tokenizers the run starts from. Modalities that it lacks are appended to its
+    vocabulary."""
 
     progress: bool = True
     """Whether a progress bar is drawn, where the output is a terminal."""
