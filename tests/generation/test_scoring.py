@@ -55,6 +55,19 @@ def test_bits_count_control_ids_and_lossless_modalities_only(build_decoder, give
     assert residual.bits_per_raw_unit is None
 
 
+def test_bits_of_different_units_are_not_added(build_decoder):
+    line = Segment("fake_line", "abcd", objective="next")
+    cells = Segment("fake_grid", torch.ones(2, 3).long(), attend="causal", objective="next")
+    one, two, mixed = score(
+        build_decoder(), [Document([line]), Document([line, line]), Document([line, cells])]
+    )
+    assert one.bits_per_raw_unit == pytest.approx(one.nats / math.log(2) / 4)
+    assert two.bits_per_raw_unit == pytest.approx(two.nats / math.log(2) / 8)
+    assert mixed.bits_per_raw_unit is None
+    assert len({s.raw_unit for s in mixed.segments}) == 2
+    assert all(s.bits_per_raw_unit for s in mixed.segments)
+
+
 def test_uniform_letters_cost_at_least_their_entropy(build_decoder):
     decoder = build_decoder()
     rng = np.random.default_rng(0)

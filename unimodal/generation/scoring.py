@@ -37,6 +37,7 @@ class SegmentScore:
         modality: Ledger name.
         nats: Negative log-likelihood of all its targets: header, content and end.
         num_targets: How many they are.
+        raw_unit: What they count, e.g. "byte".
         raw_units: How many raw units its value holds; None for pre-encoded and input-only values.
         bits_per_raw_unit: nats / ln 2 / raw units, for lossless modalities, else None.
     """
@@ -44,6 +45,7 @@ class SegmentScore:
     modality: str
     nats: float
     num_targets: int
+    raw_unit: str
     raw_units: float | None
     bits_per_raw_unit: float | None
 
@@ -69,9 +71,15 @@ class Score:
 
     @property
     def bits_per_raw_unit(self) -> float | None:
-        """All bits over the raw units of the segments that carry loss, if all are lossless."""
+        """All bits over the raw units of the segments that carry loss.
+
+        None unless all of these are lossless and count the same unit: bits over bases and bytes
+        mean nothing together. `segments` has the bits of each.
+        """
         scored = [s for s in self.segments if s.num_targets]
-        if not scored or any(s.bits_per_raw_unit is None for s in scored):
+        if any(s.bits_per_raw_unit is None for s in scored):
+            return None
+        if len({s.raw_unit for s in scored}) != 1:
             return None
         units = sum(s.raw_units or 0.0 for s in scored)
         return self.nats / math.log(2) / units if units else None
@@ -235,7 +243,8 @@ def _score(decoder: Decoder, document: EncodedDocument, nll: Tensor) -> Score:
         counts = modality.is_discrete and not isinstance(value, Tokens)
         units = float(modality.raw_units(value)) if counts else None
         bits = nats / math.log(2) / units if units and modality.is_lossless else None
-        parts.append(SegmentScore(name, nats, int(chosen.sum()), units, bits))
+        count = int(chosen.sum())
+        parts.append(SegmentScore(name, nats, count, modality.raw_unit, units, bits))
     total = float(nll[has_target].sum(dtype=torch.float64))
     return Score(total, int(has_target.sum()), parts)
 
