@@ -13,6 +13,7 @@ import pytest
 
 from unimodal.cli.main import main
 from unimodal.data.cache import MANIFEST
+from unimodal.data.captions import styled
 from unimodal.data.commands import prepare
 from unimodal.data.recipes import spoken_captions
 from unimodal.data.recipes.emoji import STYLES, Emoji
@@ -133,6 +134,30 @@ def test_emoji_holds_out_pairs_of_seen_concepts_and_whole_concepts(emoji: Emoji)
     ]
     assert len(alike) == 2
     assert len(set(alike)) == 1
+
+
+def test_emoji_of_permissive_licences_alone(emoji: Emoji, monkeypatch: pytest.MonkeyPatch) -> None:
+    every = Emoji(cache=emoji.cache, licenses="permissive").source("train")
+    assert len(every) == len(emoji.source("train"))
+    assert every.license == "Apache-2.0, CC-BY-4.0, MIT"
+    monkeypatch.setattr("unimodal.data.recipes.emoji.PERMISSIVE", {"MIT"})
+    some = Emoji(cache=emoji.cache, licenses="permissive").source("train")
+    assert {some[i]["style"] for i in range(len(some))} == {"fluent", "fluent-flat"}
+    with pytest.raises(ConfigError, match="all or permissive"):
+        Emoji(cache=emoji.cache, licenses="free")
+
+
+def test_captions_of_emoji_may_name_the_design(emoji: Emoji) -> None:
+    source = Emoji(cache=emoji.cache, captions="styled", styles=["fluent-flat"]).source("train")
+    record = source[0]
+    plain = Emoji(cache=emoji.cache, styles=["fluent-flat"]).source("train")[0]["text"]
+    article = "an" if plain[0] in "aeiou" else "a"
+    assert record["text"][0] == f"{article} {plain}, flat design"
+    assert record["text"][-1] == plain
+    assert styled("glasses", "noto") == ["glasses, noto design", "glasses"]
+    assert styled("Apfel", "noto", "de") == ["Apfel, noto design", "Apfel"]
+    with pytest.raises(ConfigError, match="`captions`"):
+        Emoji(cache=emoji.cache, captions="long")
 
 
 def test_emoji_records_say_picture_name_style_and_licence(emoji: Emoji) -> None:

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unimodal.data.cache import MappedArray, read_rows
+from unimodal.data.captions import check_captions, styled
 from unimodal.data.genome import GenomeWindows, unpack_bases
 from unimodal.data.motion import MovingDigits
 from unimodal.data.sources import SOURCES, SPLITS, BaseSource, ListSource, Record, check_split
@@ -29,13 +30,19 @@ SPEECH_RATE_HZ = 16_000
 
 
 @SOURCES.register("embedded/emoji")
-def emoji(*, split: str = "train") -> ImageTable:
+def emoji(*, split: str = "train", captions: str = "name") -> ImageTable:
     """Emoji of five subject groups in six styles, 32 x 32, with English names.
 
     Record: `{"id", "image", "text", "style", "concept", "license"}`. `test` and `validation` are
     (style, concept) pairs whose concept is in `train` in another style.
+
+    Args:
+        split: See `Source`.
+        captions: `name`, or `styled`: a list of phrasings, some with the design.
     """
     rows = _rows("emoji.jsonl", split)
+    if check_captions(captions) == "styled":
+        rows = [{**row, "text": styled(row["text"], row["style"])} for row in rows]
     licenses = ", ".join(sorted({row["license"] for row in rows}))
     return ImageTable(
         Sheet("emoji.png", 32), rows, name="embedded/emoji", license=licenses, split=split

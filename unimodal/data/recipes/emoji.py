@@ -24,6 +24,7 @@ from unimodal.data.cache import (
     write_json,
     write_rows,
 )
+from unimodal.data.captions import check_captions, styled
 from unimodal.data.drawings import group_drawings, hold_out
 from unimodal.data.packages import Package
 from unimodal.data.recipe import RECIPES, Recipe
@@ -45,6 +46,9 @@ STYLES = {
     "openmoji": ("openmoji", "CC-BY-SA-4.0"),
 }
 """Style to (package, licence)."""
+
+PERMISSIVE = frozenset({"Apache-2.0", "MIT", "CC-BY-4.0"})
+"""Licences under which weights that were trained on a drawing may be shipped with a notice."""
 
 _PACKAGES = (
     (
@@ -101,6 +105,9 @@ class Emoji(Recipe):
         skin_tones: Also the variants with a skin tone.
         openmoji: Prepare the OpenMoji style too (CC-BY-SA-4.0: weights trained on it inherit a
             question, so it is off by default).
+        licenses: `all` that were prepared, or only `permissive` ones (see `PERMISSIVE`).
+        captions: `name`, or `styled`: a list of phrasings, some with the design ("a red apple, flat
+            design" comes first); see `unimodal.data.captions`.
     """
 
     name = "emoji"
@@ -120,6 +127,8 @@ class Emoji(Recipe):
         styles: Sequence[str] | None = None,
         skin_tones: bool = False,
         openmoji: bool = False,
+        licenses: str = "all",
+        captions: str = "name",
     ):
         super().__init__(cache=cache, openmoji=openmoji)
         self._known_styles = [s for s in STYLES if s != "openmoji" or openmoji]
@@ -129,7 +138,10 @@ class Emoji(Recipe):
                 raise ConfigError(f"Style `{style}` is not prepared.", remedy=remedy)
         if not languages:
             raise ConfigError("`languages` must name at least one language, but is empty.")
+        if licenses not in ("all", "permissive"):
+            raise ConfigError(f"`licenses` must be all or permissive, but is {licenses!r}.")
         self._languages, self._styles, self._skin_tones = tuple(languages), styles, skin_tones
+        self._permissive, self._captions = licenses == "permissive", check_captions(captions)
 
     def needed(self) -> tuple[Package, ...]:
         styles = {STYLES[style][0] for style in self._known_styles}
@@ -181,15 +193,22 @@ class Emoji(Recipe):
             if row["split"] == split
             and (self._skin_tones or row["tone"] == "")
             and (self._styles is None or row["style"] in self._styles)
+            and (row["license"] in PERMISSIVE or not self._permissive)
         ]
         table = ImageTable(
             MappedArray(self.folder / "pictures.safetensors", "pixels"),
             rows,
             name=self.name,
-            license=read_manifest(self.folder)["license"],
+            license=self._license_of(rows),
             split=split,
         )
-        return Captioned(table, rows, {lang: labels[lang] for lang in self._languages})
+        names = {language: labels[language] for language in self._languages}
+        return Captioned(table, rows, names, self._captions)
+
+    def _license_of(self, rows: Sequence[Record]) -> str:
+        if self._permissive:
+            return ", ".join(sorted({row["license"] for row in rows}))
+        return str(read_manifest(self.folder)["license"])
 
     def _concepts(
         self, archive: Path
@@ -277,13 +296,18 @@ class Captioned(BaseSource):
         table: The pictures.
         rows: Their facts, in the same order.
         labels: Language to concept to name.
+        captions: See `Emoji`.
     """
 
     def __init__(
-        self, table: ImageTable, rows: Sequence[Record], labels: dict[str, dict[str, str]]
+        self,
+        table: ImageTable,
+        rows: Sequence[Record],
+        labels: dict[str, dict[str, str]],
+        captions: str = "name",
     ):
         super().__init__(table.name, table.license, table.split)
-        self._table, self._labels = table, labels
+        self._table, self._labels, self._captions = table, labels, captions
         self._index = [
             (index, language)
             for index, row in enumerate(rows)
@@ -297,7 +321,9 @@ class Captioned(BaseSource):
     def record(self, index: int) -> Record:
         position, language = self._index[index]
         record = self._table[position]
-        text = self._labels[language][record["concept"]]
+        text: Any = self._labels[language][record["concept"]]
+        if self._captions == "styled":
+            text = styled(text, record["style"], language)
         return {**record, "id": f"{record['id']}/{language}", "text": text, "language": language}
 
 
