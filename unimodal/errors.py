@@ -5,6 +5,9 @@ A message names the argument (or the file, line, sample), the rule, and the valu
 with `exit_code`.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 EXIT_FAILURE = 1
 EXIT_USAGE = 2
 EXIT_RESUMABLE = 85
@@ -78,3 +81,25 @@ class CertificateError(UnimodalError):
     """Two ways of computing the same thing disagree."""
 
     exit_code = EXIT_FAILURE
+
+
+@contextmanager
+def sample_errors(subject: str) -> Iterator[None]:
+    """Whatever a source, a task or a modality raises about a sample, as an error that names it.
+
+    Args:
+        subject: The sample, for what names none itself.
+
+    Raises:
+        DataError: for what is neither a `UnimodalError` nor an `OSError`.
+    """
+    try:
+        yield
+    except (UnimodalError, OSError):
+        raise
+    except Exception as error:
+        raise DataError(
+            f"The sample cannot be used ({type(error).__name__}: {error}).",
+            subject=subject,
+            remedy="Correct the sample, or the code that reads and encodes it.",
+        ) from error

@@ -6,7 +6,7 @@ from typing import TypeVar
 import numpy as np
 
 from unimodal.data.sources import Source
-from unimodal.errors import ConfigError, DataError, UnimodalError
+from unimodal.errors import ConfigError, DataError, UnimodalError, sample_errors
 from unimodal.tasks.base import Record, Task
 
 HELD_OUT = ("test", "validation")
@@ -47,7 +47,8 @@ class UsableRecords:
             if self.should_stop():
                 raise KeyboardInterrupt(f"asked to stop while reading `{self.source.name}`")
             try:
-                made = make(self.source[number])
+                with sample_errors(f"{self.source.name}, record {number} of {self.source.split}"):
+                    made = make(self.source[number])
             except (UnimodalError, OSError) as error:
                 self.bad[number] = str(error)
                 continue

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from unimodal.data.sources import Source
-from unimodal.errors import ConfigError, DataError, UnimodalError
+from unimodal.errors import ConfigError, DataError, UnimodalError, sample_errors
 from unimodal.media import FileRef
 from unimodal.modality import (
     Modality,
@@ -27,7 +27,6 @@ from unimodal.tasks.base import TaskConfig, build_task, field_of, open_data
 from unimodal.tasks.defaults import default_tasks
 from unimodal.training.config import ExperimentConfig
 from unimodal.training.counters import permuted
-from unimodal.training.draws import sample_errors
 from unimodal.training.mixture import TaskStream
 from unimodal.vocabulary import Vocabulary
 
@@ -131,7 +130,7 @@ def _spread(source: Source, field: str, modality: Modality[Any, Any], limit: int
     for i in range(min(limit, len(source))):
         index = permuted(i, len(source), len(source))
         try:
-            with sample_errors(field, index):
+            with sample_errors(f"{source.name}, record {index}"):
                 found = list(_read(source[index].get(field), modality))
         except (UnimodalError, OSError) as error:
             log.warning("A sample is left out of fitting: %s", error)

@@ -80,7 +80,7 @@ def save_checkpoint(
         run: Run folder.
         write_model: Writes the model's files into a folder.
         progress, data, course, optimizer, average: See `Checkpoint`.
-        world: Number of ranks, for the manifest.
+        world: Number of ranks, written into the manifest; a run may go on with another.
         keep: Steps that stay, at least 2.
 
     Raises:

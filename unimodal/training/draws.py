@@ -18,7 +18,6 @@ import json
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
@@ -26,7 +25,7 @@ from typing import Any, Generic, Protocol, TypeVar
 import numpy as np
 
 from unimodal.data.sources import Source
-from unimodal.errors import DataError, UnimodalError
+from unimodal.errors import DataError, UnimodalError, sample_errors
 from unimodal.tasks.base import Record
 from unimodal.training.counters import generator, key_of, permuted, uniform
 from unimodal.training.trainee import StepBatch
@@ -216,7 +215,7 @@ class Draws(ABC, Generic[Sample]):
     def _sample(self, key: Key, index: int) -> Sample:
         name, k = key
         rng = generator(self.seed, _DOCUMENT, key_of(name), k)
-        with sample_errors(name, index):
+        with sample_errors(f"task `{name}`, record {index}"):
             return self.make(name, self.sources[name][index], rng)
 
     def _usable(self, keys: Iterable[Key]) -> Iterator[tuple[Key, Sample]]:
@@ -243,7 +242,7 @@ class Draws(ABC, Generic[Sample]):
     def _put_away(self, key: Key, index: int, error: Exception) -> None:
         sample = getattr(error, "subject", None) or ""
         try:
-            with sample_errors(*key):
+            with sample_errors(f"task `{key[0]}`, record {index}"):
                 sample = str(self.sources[key[0]][index].get("id", sample))
         except (UnimodalError, OSError):
             sample = sample or str(index)
@@ -256,25 +255,6 @@ class Draws(ABC, Generic[Sample]):
                 f"Task `{name}` has no usable sample: all {size} are in `{BAD_SAMPLES}`.",
                 remedy="That file says what is wrong with each.",
             )
-
-
-@contextmanager
-def sample_errors(task: str, index: int) -> Iterator[None]:
-    """Whatever a source, a task or a modality raises about a sample, as an error that names it.
-
-    Raises:
-        DataError: for what is neither a `UnimodalError` nor an `OSError`.
-    """
-    try:
-        yield
-    except (UnimodalError, OSError):
-        raise
-    except Exception as error:
-        raise DataError(
-            f"The sample cannot be used ({type(error).__name__}: {error}).",
-            subject=f"task `{task}`, record {index}",
-            remedy="Correct the sample, or the code that reads and encodes it.",
-        ) from error
 
 
 def check_streams(streams: Mapping[str, Stream]) -> None:

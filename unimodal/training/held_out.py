@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from unimodal.errors import UnimodalError
+from unimodal.errors import UnimodalError, sample_errors
 from unimodal.stream import (
     Document,
     EncodedDocument,
@@ -19,7 +19,7 @@ from unimodal.stream import (
     encode_document,
 )
 from unimodal.training.counters import generator, key_of, permuted
-from unimodal.training.draws import Stream, sample_errors
+from unimodal.training.draws import Stream
 from unimodal.training.metrics import TaskLosses
 from unimodal.training.mixture import TaskStream
 from unimodal.training.ranks import rank, world_size
@@ -105,7 +105,7 @@ class HeldOut(HeldOutBatches):
             size = len(chosen.source)
             for index, rng in held_out_records(name, chosen, documents, seed):
                 try:
-                    with sample_errors(name, index):
+                    with sample_errors(f"task `{name}`, record {index}"):
                         several = chosen.task.scored_documents(chosen.source[index])
                         room = min(-(-documents // size), documents - self.counts[name])
                         kept = [several[i] for i in rng.permutation(len(several))[:room]]
