@@ -1,6 +1,8 @@
 import json
 import math
+import os
 import shlex
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -120,6 +122,27 @@ def test_a_low_score_is_0_and_named_and_a_missing_one_is_1(
         "--limit",
         "0",
     ]
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+def test_a_signal_ends_the_scoring_at_once_with_85(
+    unimodal: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    reached = []
+
+    def score(*given: Any, **named: Any) -> Evaluation:
+        os.kill(os.getpid(), getattr(signal, name))
+        reached.append("a long computation that polls nothing")
+        return Evaluation({})
+
+    monkeypatch.setattr(
+        "unimodal.training.run.train", lambda c, run: RunResult(run, Progress(), True)
+    )
+    monkeypatch.setattr("unimodal.runtime.load", lambda *given: SimpleNamespace(decoder=None))
+    monkeypatch.setattr("unimodal.cli.eval.chosen_tasks", lambda model, names: {})
+    monkeypatch.setattr("unimodal.report.score_and_report", score)
+    assert unimodal("demo", "--run-dir", tmp_path / "demo").code == 85
+    assert not reached
 
 
 @pytest.mark.soak

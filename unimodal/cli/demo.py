@@ -87,7 +87,8 @@ def _score(folder: Path, arguments: argparse.Namespace) -> int:
         command=arguments.typed,
     )
     tasks = chosen_tasks(model, None)
-    with stop_on_signals() as flag, ProgressBar(quiet=arguments.json) as progress:
+    bar = ProgressBar(quiet=arguments.json)
+    with stop_on_signals() as flag, flag.interrupts(), bar as progress:
         found = score_and_report(
             folder,
             model.decoder,
