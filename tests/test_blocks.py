@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from unimodal.blocks import Block, BlockConfig, attention_plan
 from unimodal.errors import ConfigError
 from unimodal.kernels.qk_prologue import rope_tables
-from unimodal.patterns import Causal, Pattern, Window, visible
+from unimodal.patterns import Causal
 from unimodal.types import Coordinates, line_grid
 
 CONFIG = BlockConfig(width=24, num_heads=4, num_kv_heads=2, head_dim=8, mlp_width=40)
@@ -47,19 +47,6 @@ def sharpened(config: BlockConfig = CONFIG) -> Block:
             if "norm" in name:
                 weight.uniform_(0.5, 2.0)
     return block
-
-
-class GrowingCache:
-    """Keeps keys and values by concatenation."""
-
-    def __init__(self) -> None:
-        self.keys: Tensor | None = None
-        self.values: Tensor | None = None
-
-    def update(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        self.keys = k if self.keys is None else torch.cat((self.keys, k), 1)
-        self.values = v if self.values is None else torch.cat((self.values, v), 1)
-        return self.keys, self.values
 
 
 def test_equals_transformers_qwen3_layer() -> None:
@@ -102,36 +89,6 @@ def test_equals_transformers_qwen3_layer() -> None:
     expected = expected[0] if isinstance(expected, tuple) else expected
     got = block(x, rope, attention_plan(packed(19), [Causal()]))
     torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-5)
-
-
-@pytest.mark.parametrize("pattern", [Causal(), Window(3)], ids=str)
-@pytest.mark.parametrize("blocks", [(11,), (1,) * 11, (4, 1, 6)], ids=str)
-def test_cached_equals_uncached(pattern: Pattern, blocks: tuple[int, ...]) -> None:
-    block = sharpened()
-    coordinates = packed(11)
-    x = torch.randn(1, 11, 24)
-    with torch.no_grad():
-        whole = block(x, tables(11), attention_plan(coordinates, [pattern]))
-        cache, parts, at = GrowingCache(), [], 0
-        for length in blocks:
-            seen = coordinates[:, : at + length]
-            mask = visible(seen[:, at:], seen, [pattern])
-            part = block.step(x[:, at : at + length], tables(length, start=at), cache, mask)
-            parts.append(part)
-            at += length
-    torch.testing.assert_close(torch.cat(parts, 1), whole, rtol=1e-5, atol=1e-5)
-
-
-def test_a_stale_position_fails_the_cached_comparison() -> None:
-    block = sharpened()
-    x = torch.randn(1, 2, 24)
-    with torch.no_grad():
-        whole = block(x, tables(2), attention_plan(packed(2), [Causal()]))
-        cache = GrowingCache()
-        block.step(x[:, :1], tables(1), cache, torch.ones(1, 1, 1, dtype=torch.bool))
-        seen = torch.ones(1, 1, 2, dtype=torch.bool)
-        part = block.step(x[:, 1:], tables(1, start=0), cache, seen)
-    assert (part - whole[:, 1:]).abs().max() > 1e-4
 
 
 def test_packed_equals_alone_and_padding_is_never_read() -> None:

@@ -24,13 +24,12 @@ from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from unimodal.errors import ConfigError
 from unimodal.kernels.attention import (
     AttentionPlan,
-    attend_cached,
     attention,
     plan_attention,
 )
@@ -243,25 +242,6 @@ class Block(nn.Module):
             enter, leave = self._compiled
         q, k, v = enter(x, rope)
         return leave(x, attention(q, k, v, plan))
-
-    def step(
-        self,
-        x: Float[Tensor, "B T D"],
-        rope: Rope,
-        cache: LayerCache,
-        visible: Bool[Tensor, "B T S"],
-    ) -> Float[Tensor, "B T D"]:
-        """One layer over new positions and a cache, which takes up their keys and values.
-
-        Args:
-            x: Residual stream of the new positions.
-            rope: Tables of the new positions.
-            cache: Of this layer.
-            visible: Which cached positions, the new ones included, each new one sees.
-        """
-        q, k, v = self._enter(x, rope)
-        keys, values = cache.update(k, v)
-        return self._leave(x, attend_cached(q, keys, values, visible))
 
     def prefill(
         self, x: Float[Tensor, "B T D"], rope: Rope, plan: AttentionPlan

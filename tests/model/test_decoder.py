@@ -39,47 +39,6 @@ def batch_of(decoder, documents):
     return collate([documents], sum(map(len, documents)), decoder.vocabulary)
 
 
-@pytest.mark.parametrize("patterns", [{}, PATTERNS], ids=["dense", "patterns"])
-@pytest.mark.parametrize("split", ["ones", "prompt_then_ones", "chunks"])
-def test_extending_a_cache_gives_the_hidden_states_of_one_pass(patterns, split):
-    decoder = build(patterns=patterns)
-    document = encode(decoder, ["fake_line", "fake_grid", "fake_line", "fake_grid"])
-    batch = batch_of(decoder, [document])
-    total = len(document)
-    sizes = {
-        "ones": [1] * total,
-        "prompt_then_ones": [total // 2, *[1] * (total - total // 2)],
-        "chunks": [5] * (total // 5) + ([total % 5] if total % 5 else []),
-    }[split]
-    with torch.no_grad():
-        expected = decoder(batch)
-        cache = decoder.new_cache(1, 4)
-        x, parts, start = decoder.embed(batch.ids), [], 0
-        for size in sizes:
-            here = (slice(None), slice(start, start + size))
-            parts.append(
-                decoder.extend(x[here], batch.position[here], batch.coordinates[here], cache)
-            )
-            start += size
-    torch.testing.assert_close(torch.cat(parts, dim=1), expected, rtol=1e-5, atol=1e-5)
-
-
-def test_a_full_segment_is_prefilled_in_one_piece():
-    decoder = build()
-    document = encode(decoder, ["fake_masked", "fake_line"])
-    assert bool(document.full.any())
-    batch = batch_of(decoder, [document])
-    first = int(document.full.sum())
-    with torch.no_grad():
-        expected = decoder(batch)
-        cache = decoder.new_cache(1, len(document))
-        x, found = decoder.embed(batch.ids, batch.features), []
-        for here in (slice(0, first), slice(first, None)):
-            key = (slice(None), here)
-            found.append(decoder.extend(x[key], batch.position[key], batch.coordinates[key], cache))
-    torch.testing.assert_close(torch.cat(found, dim=1), expected, rtol=1e-5, atol=1e-5)
-
-
 @pytest.mark.parametrize(
     "options",
     [
@@ -90,48 +49,46 @@ def test_a_full_segment_is_prefilled_in_one_piece():
     ],
     ids=["gqa", "patterns", "mha_no_norm", "head_64"],
 )
-def test_the_lean_step_equals_extending(options):
+@pytest.mark.parametrize("size", [1, 4])
+def test_prefill_and_steps_give_the_hidden_states_of_one_pass(options, size):
     decoder = build(**options)
     with torch.no_grad():
         for block in decoder.blocks:
             block.attention_norm.weight.uniform_(0.5, 2)
             block.mlp_norm.weight.uniform_(0.5, 2)
-    prompts = [
-        encode(decoder, ["fake_continuous", "fake_line"], 1),
-        encode(decoder, ["fake_grid"], 2),
+    parts = [
+        (["fake_continuous", "fake_line"], ["fake_grid", "fake_line"]),
+        (["fake_grid"], ["fake_line", "fake_grid"]),
+        (["fake_masked"], ["fake_line", "fake_line"]),
     ]
-    after = [encode(decoder, ["fake_grid"], 3), encode(decoder, ["fake_line"], 4)]
-    steps = min(map(len, after))
+    prompts = [encode(decoder, first, seed) for seed, (first, _) in enumerate(parts)]
+    wholes = [encode(decoder, a + b, seed) for seed, (a, b) in enumerate(parts)]
+    assert bool(prompts[2].full.any())
     stepper = Stepper(decoder)
     with inference(decoder):
+        batches = [batch_of(decoder, [whole]) for whole in wholes]
+        expected = [decoder(batch)[0] for batch in batches]
         cache, hidden = stepper.prefill(prompts, 2)
-        plain = decoder.new_cache(2, 2)
-        length = max(map(len, prompts))
-        padded = [batch_of(decoder, [p]) for p in prompts]
-        x = torch.zeros(2, length, decoder.config.width)
-        position = torch.zeros(2, length, 3)
-        packed = torch.full((2, length, 8), -1, dtype=torch.int32)
-        for row, batch in enumerate(padded):
-            here = (row, slice(length - batch.ids.shape[1], length))
-            x[here] = decoder.embed(batch.ids, batch.features)[0]
-            position[here], packed[here] = batch.position[0], pack(batch.coordinates)[0]
-        expected = decoder.extend(x, position, unpack(packed), plain)[:, -1]
-        torch.testing.assert_close(decoder.norm(hidden), expected, rtol=1e-5, atol=1e-5)
-        for step in range(steps):
-            ids = torch.stack([d.ids[step] for d in after])[:, None]
-            place = torch.stack([d.position[step] for d in after])[:, None]
-            block = torch.cat(
-                [pack(batch_of(decoder, [d]).coordinates)[:, step : step + 1] for d in after]
-            )
-            block[:, :, 0] += torch.tensor([[len(p)] for p in prompts])
-            block[:, :, 2] += 2
-            found = stepper.step(ids, stepper.tables(place), block, cache)
-            expected = decoder.extend(decoder.embed(ids), place, unpack(block), plain)[:, -1]
-            torch.testing.assert_close(decoder.norm(found), expected, rtol=2e-5, atol=2e-5)
+        for prompt, one, other in zip(prompts, decoder.norm(hidden), expected, strict=True):
+            torch.testing.assert_close(one, other[len(prompt) - 1], rtol=1e-5, atol=1e-5)
+        steps = min(len(w) - len(p) for w, p in zip(wholes, prompts, strict=True))
+        assert steps > 2 * size
+        for at in range(0, steps - size + 1, size):
+            here = [slice(len(p) + at, len(p) + at + size) for p in prompts]
+            pairs = list(zip(wholes, here, strict=True))
+            ids = torch.stack([whole.ids[place] for whole, place in pairs])
+            position = torch.stack([whole.position[place] for whole, place in pairs])
+            coordinates = [pack(b.coordinates)[0, h] for b, h in zip(batches, here, strict=True)]
+            found = stepper.step_all(ids, stepper.tables(position), torch.stack(coordinates), cache)
+            for row, place in enumerate(here):
+                torch.testing.assert_close(
+                    decoder.norm(found[row]), expected[row][place], rtol=2e-5, atol=2e-5
+                )
+            last = torch.stack([e[h.stop - 1] for e, h in zip(expected, here, strict=True)])
             for number in range(len(decoder.vocabulary.head_sets)):
                 torch.testing.assert_close(
-                    stepper.logits(found, number),
-                    decoder.logits(expected, number),
+                    stepper.logits(found[:, -1], number),
+                    decoder.logits(last, number),
                     rtol=5e-5,
                     atol=5e-5,
                 )

@@ -1,11 +1,11 @@
 """The lean decode step: one token a row through all layers with as few operations as possible.
 
-It computes what `Decoder.extend` computes (tests hold the two equal), from its own copies of the
-weights: norms folded into the matrices behind them, heads joined, the two features that RoPE turns
-together side by side, so that a rotation is one complex product. Norms, rotations, residual stream
-and logits are float32, whatever the model was trained in; matrices, and the cache with them, are of
-the precision that is asked for. Also here: prefill of whole prompts, packed into one row, which
-fills a cache.
+It computes what the decoder computes in one pass (tests hold the two equal), from its own copies
+of the weights: norms folded into the matrices behind them, heads joined, the two features that RoPE
+turns together side by side, so that a rotation is one complex product. Norms, rotations, residual
+stream and logits are float32, whatever the model was trained in; matrices, and the cache with them,
+are of the precision that is asked for. Also here: prefill of whole prompts, packed into one row,
+which fills a cache.
 
 Not here: which id follows (`engine`, `rows`), random numbers (`sampling`).
 """

@@ -27,7 +27,7 @@ class LayerCache:
 
     Attributes:
         keys, values: (B, K, S, H).
-        start, stop: Slots of the block being written; set by `Cache.place`.
+        start, stop: Slots of the block being written; set by `Cache.place_packed`.
     """
 
     keys: Float[Tensor, "B K S H"]
@@ -92,17 +92,13 @@ class Cache:
         """Slots for which there is memory."""
         return self.packed.shape[1]
 
-    def place(self, coordinates: Coordinates) -> None:
+    def place_packed(self, block: Int[Tensor, "B T 8"], has_gaps: bool = False) -> None:
         """Take the next slots for a block that is about to be written.
 
         Args:
-            coordinates: Of the block, (B, T); `document` is -1 where a row has no position.
+            block: Its coordinates, by `pack`; `document` is -1 where a row has no position.
+            has_gaps: Whether any row has none somewhere.
         """
-        block = pack(coordinates)
-        self.place_packed(block, bool((block[..., 1] < 0).any()))
-
-    def place_packed(self, block: Int[Tensor, "B T 8"], has_gaps: bool = False) -> None:
-        """`place` for coordinates that `pack` made; `has_gaps` says whether any is empty."""
         start, stop = self.length, self.length + block.shape[1]
         self.reserve(stop)
         self.packed[:, start:stop] = block

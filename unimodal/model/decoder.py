@@ -24,7 +24,7 @@ from unimodal.kernels.cross_entropy import linear_cross_entropy
 from unimodal.kernels.qk_prologue import rope_tables
 from unimodal.model.cache import Cache
 from unimodal.model.config import DecoderConfig, layer_patterns
-from unimodal.patterns import Pattern, visible
+from unimodal.patterns import Pattern
 from unimodal.stream import Batch, FeatureGroup, StreamConfig
 from unimodal.types import Coordinates
 from unimodal.vocabulary import HeadSet, Vocabulary
@@ -168,31 +168,6 @@ class Decoder(nn.Module):
         rope = self.rope(batch.position)
         for block, plan in zip(self.blocks, plans or self.plan(batch.coordinates), strict=True):
             x = block(x, rope, plan)
-        return cast(Tensor, self.norm(x))
-
-    def extend(
-        self,
-        x: Float[Tensor, "B T D"],
-        position: Float[Tensor, "B T 3"],
-        coordinates: Coordinates,
-        cache: Cache,
-    ) -> Float[Tensor, "B T D"]:
-        """Hidden states of new positions, given the cache, which they enter.
-
-        Args:
-            x: Embeddings of the new positions; rows may be padded (document -1).
-            position: Their RoPE positions.
-            coordinates: Theirs; `index` is the place in the row's stream.
-            cache: Read and written.
-        """
-        cache.place(coordinates)
-        rope = self.rope(position)
-        keys = cache.readable()
-        masks: dict[tuple[Pattern, ...], Tensor] = {}
-        for block, by_kind, layer in zip(self.blocks, self.patterns, cache.layers, strict=True):
-            if by_kind not in masks:
-                masks[by_kind] = visible(coordinates, keys, by_kind)
-            x = cast(Block, block).step(x, rope, layer, masks[by_kind])
         return cast(Tensor, self.norm(x))
 
     def new_cache(self, batch: int, capacity: int, dtype: torch.dtype | None = None) -> Cache:

@@ -83,16 +83,6 @@ class Batch:
     document_of: Int[Tensor, "B T"]
 
     @property
-    def num_tokens(self) -> int:
-        """Positions that are not padding."""
-        return sum(len(document) for document in self.documents)
-
-    @property
-    def fill(self) -> float:
-        """Share of positions that are not padding."""
-        return self.num_tokens / self.ids.numel()
-
-    @property
     def weight_sum(self) -> float:
         """Sum of loss weights: the denominator of the loss."""
         return float(sum(head.weight.sum(dtype=torch.float64) for head in self.heads))
