@@ -21,7 +21,7 @@ from unimodal.errors import ConfigError
 from unimodal.media.values import Video
 from unimodal.media.video import read_video, write_video
 from unimodal.modality import Attend, Modality, register_modality
-from unimodal.tokenizers.image import cells_of, check_patches, fit_frames, show_data
+from unimodal.tokenizers.pixels import cells_of, check_patches, fit_frames, show_data
 from unimodal.types import Tokens, raster_grid
 
 ATTENDS: tuple[Attend, ...] = ("full", "causal")

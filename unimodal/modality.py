@@ -79,6 +79,7 @@ class Modality(ABC, Generic[Value, Config]):
         decoded_by: For continuous modalities, the discrete partner that draws or speaks them.
         round_trip_error: Bound on `distance(value, decode(encode(value)))`.
         network: A trainable tokenizer's network; saved and hashed.
+        is_trained: Whether the network is more than its first weights.
     """
 
     value_type: ClassVar[type]
@@ -93,6 +94,7 @@ class Modality(ABC, Generic[Value, Config]):
     round_trip_error: float = 0.0
     network: nn.Module | None = None
     frozen: bool = False
+    is_trained: bool = False
 
     def __init__(self, config: Config):
         self.config = config
@@ -142,6 +144,19 @@ class Modality(ABC, Generic[Value, Config]):
         """How far apart two values are; 0 or infinity unless overridden."""
         return 0.0 if _equal(a, b) else float("inf")
 
+    def fidelity(self, value: Value, decoded: Value) -> Mapping[str, tuple[float, str]]:
+        """How well a decoded value stands for the original: (number, `higher` or `lower`) by name.
+
+        Reports of lossy tokenizers show it; `distance` unless overridden.
+        """
+        return {"distance": (self.distance(value, decoded), "lower")}
+
+    def rivals(
+        self, values: Sequence[Value], bits: float
+    ) -> Mapping[str, tuple[list[Value], float]]:
+        """What well-known codecs make of values in about `bits`: (decoded values, bits) by name."""
+        return {}
+
     def length(self, value: Value) -> int:
         """Positions of `encode(value)`, header, opener and end not counted."""
         return len(self.encode(value))
@@ -166,6 +181,13 @@ class Modality(ABC, Generic[Value, Config]):
         """
         return LinearEmbedder(self.feature_shape, width)
 
+    def vary(self, value: Value, rng: np.random.Generator) -> Value:
+        """A training-time change of a value before it is encoded; the identity unless overridden.
+
+        What is held out, and what a request gives, is never varied.
+        """
+        return value
+
     def augment(self, tokens: Tokens, rng: np.random.Generator) -> Tokens:
         """A training-time change of the encoded value; the identity unless overridden."""
         return tokens
@@ -187,8 +209,13 @@ class Modality(ABC, Generic[Value, Config]):
         """Whether `fit` must run before `encode`."""
         return False
 
+    @property
+    def needs_training(self) -> bool:
+        """Whether a tokenizer that is trained by gradient has not been, nor read from a folder."""
+        return type(self).loss is not Modality.loss and not self.is_trained
+
     def loss(self, values: Sequence[Value]) -> Float[Tensor, ""]:
-        """Training loss of a gradient-trained tokenizer."""
+        """Training loss of a gradient-trained tokenizer: a mean over the values."""
         raise ConfigError(f"`{self.name}` is not trained by gradient.")
 
     def read(self, path: Path) -> Value:
@@ -221,6 +248,7 @@ class Modality(ABC, Generic[Value, Config]):
             return
         try:
             self.network.load_state_dict(load_safetensors(files[NETWORK_FILE]))
+            self.is_trained = True
         except (KeyError, RuntimeError, SafetensorError) as error:
             raise CheckpointError(
                 f"`{NETWORK_FILE}` does not hold this tokenizer's network "
@@ -309,7 +337,8 @@ def _config_argument(kind: type, given: Mapping[Any, Any]) -> Any:
 
 
 def training_only(default: Any) -> Any:
-    """A config field that changes `augment` alone: it does not enter the fingerprint."""
+    """A config field that matters in training alone (`vary`, `augment`, `loss`, the first weights
+    of a network): it does not enter the fingerprint."""
     return dataclasses.field(default=default, metadata={TRAINING_ONLY: True})
 
 
