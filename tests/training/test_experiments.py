@@ -12,7 +12,7 @@ from unimodal.errors import ConfigError
 from unimodal.modality import build_modality
 from unimodal.model.decoder import Decoder
 from unimodal.tasks.base import build_task
-from unimodal.training.build import task_configs
+from unimodal.training.build import task_configs, value_tasks
 from unimodal.training.config import ExperimentConfig, differences, trajectory
 from unimodal.training.main import compose, from_dict
 from unimodal.training.run import train
@@ -40,8 +40,15 @@ def test_an_experiment_opens_with_its_command_and_result(name: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_an_experiment_composes_and_builds_on_the_meta_device(name: str) -> None:
     config = compose([f"experiment={name}"])
-    assert config.name == name
-    assert config.folder == f"runs/{name}"
+    assert config.name == name.rpartition("/")[2]
+    assert config.folder == f"runs/{config.name}"
+    if config.trains is not None:
+        trained = build_modality(config.trains, config.modalities[config.trains])
+        assert trained.needs_training
+        assert trained.network is not None
+        assert sum(p.numel() for p in trained.network.parameters()) > 1_000_000
+        assert set(value_tasks(config)) == set(config.tasks)
+        return
     modalities = {}
     for modality_name, given in config.modalities.items():
         settings = dict(given or {})

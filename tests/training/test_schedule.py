@@ -141,7 +141,7 @@ def test_the_average_follows_the_formula_and_gives_the_weights_back() -> None:
     module = nn.Linear(1, 1, bias=False)
     with torch.no_grad():
         module.weight.fill_(0.0)
-    ema = Ema(module, 0.5)
+    ema = Ema(module.state_dict(keep_vars=True), 0.5)
     expected = 0.0
     for step in range(30):
         with torch.no_grad():

@@ -224,7 +224,7 @@ def _score_answers(
         metric = metrics.get(metric_name)
         mine = metric.pairs(_written(answers, task), truths, task.target)
         others = {o.name: metric.pairs(o.answers or [], truths, task.target) for o in outcomes}
-        scored[metric_name] = _entry(metric, mine, others, config.seed)
+        scored[metric_name] = score_entry(metric, mine, others, config.seed)
         scored[metric_name]["headline"] = number == 0
     return scored
 
@@ -285,7 +285,7 @@ def _score_bits(
     mine = np.stack([np.array(bits), np.array(units)], axis=1)
     outcomes = _outcomes(evidence, evaluation, "bits")
     others = {o.name: np.stack([_as_array(o.bits), mine[:, 1]], axis=1) for o in outcomes}
-    entry = _entry(metric, mine, others, config.seed)
+    entry = score_entry(metric, mine, others, config.seed)
     if not task.target.is_lossless:
         entry["note"] = "the modality is lossy: bits of its codes, not of the value"
     return {metric.name: {**entry, "headline": True}}
@@ -326,7 +326,10 @@ def _outcomes(evidence: Evidence, evaluation: Evaluation, kind: str) -> list[Out
     return found
 
 
-def _entry(metric: Metric, mine: Pairs, others: Mapping[str, Pairs], seed: int) -> dict[str, Any]:
+def score_entry(
+    metric: Metric, mine: Pairs, others: Mapping[str, Pairs], seed: int
+) -> dict[str, Any]:
+    """A score beside its baselines, in the one form but for what is common to a task."""
     value = ratio(mine)
     scores = {name: ratio(pairs) for name, pairs in others.items()}
     best = (max if metric.better == "higher" else min)(

@@ -1,17 +1,30 @@
 """Records that are scored or learned from: held-out ones, and a guard round those that are bad."""
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import numpy as np
 
 from unimodal.data.sources import Source
 from unimodal.errors import ConfigError, DataError, UnimodalError, sample_errors
-from unimodal.tasks.base import Record, Task
+from unimodal.tasks.base import Record
 
 HELD_OUT = ("test", "validation")
 """Splits that `split="auto"` tries, in this order."""
 Read = TypeVar("Read")
+
+
+class Splits(Protocol):
+    """A data set under the name of its task; `unimodal.tasks.base.Task` is one."""
+
+    @property
+    def name(self) -> str:
+        """Of the task."""
+        ...
+
+    def open(self, split: str) -> Source:
+        """The records of one split."""
+        ...
 
 
 class UsableRecords:
@@ -63,7 +76,7 @@ class UsableRecords:
         return f"{task}: {len(self.bad)} {part} are left out, e.g. {first}"
 
 
-def open_held_out(task: Task, split: str) -> tuple[str, Source]:
+def open_held_out(task: Splits, split: str) -> tuple[str, Source]:
     """The split that is scored, and its records.
 
     Args:

@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 from unimodal.stream import EncodedDocument
@@ -53,6 +55,22 @@ def speed_svg(lines: Sequence[Mapping[str, Any]]) -> str:
     axes.set_ylim(bottom=0)
     axes.set_ylabel("positions a second", color=INK)
     axes.set_xlabel("step", color=INK)
+    return _svg(figure)
+
+
+def usage_svg(counts: Mapping[str, NDArray[np.int64]]) -> str:
+    """Share of each code by rank, both axes logarithmic; the line of equal use. A data address."""
+    figure, axes = _canvas(8.6, 2.6)
+    for number, (name, own) in enumerate(counts.items()):
+        colour = COLOURS[number % len(COLOURS)]
+        used = np.sort(own[own > 0])[::-1] / max(1, own.sum())
+        axes.plot(np.arange(1, len(used) + 1), used, color=colour, linewidth=1.4, label=name)
+        axes.axhline(1 / len(own), color=colour, linewidth=0.8, linestyle=":")
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    axes.set_xlabel("code by rank", color=INK)
+    axes.set_ylabel("share (dots: equal use)", color=INK)
+    axes.legend(frameon=False, fontsize=8, labelcolor=INK)
     return _svg(figure)
 
 

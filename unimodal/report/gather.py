@@ -35,12 +35,12 @@ def gather(decoder: Decoder, tasks: Mapping[str, Task], found: Evaluation) -> di
         "vocabulary": _ledger(decoder),
         "model": _shape(decoder),
         "attention": attention_figure(decoder, tasks, found.examples, notes),
-        "environment": environment(decoder),
+        "environment": environment(str(decoder.device)),
         "notes": notes,
     }
 
 
-def environment(decoder: Decoder) -> dict[str, str]:
+def environment(device: str) -> dict[str, str]:
     """Versions and device."""
     try:
         version = metadata.version("unimodal")
@@ -50,7 +50,7 @@ def environment(decoder: Decoder) -> dict[str, str]:
         "unimodal": version,
         "Python": platform.python_version(),
         "PyTorch": torch.__version__,
-        "device": str(decoder.device),
+        "device": device,
         "threads": str(torch.get_num_threads()),
         "machine": platform.machine(),
     }

@@ -14,6 +14,7 @@ from typing import Any
 
 from unimodal.errors import CheckpointError
 from unimodal.evaluation.results import Results, is_better, not_above, read_results
+from unimodal.report.codebook import codes_section
 from unimodal.report.figures import has_matplotlib, loss_svg, speed_svg
 from unimodal.training.metrics import METRICS, read_metrics
 
@@ -65,6 +66,7 @@ def _page(
     sections = {
         "Scores": _scores(results),
         "Samples": _samples(data.get("samples", {}), data.get("tasks", {}), results),
+        "Codes": codes_section(data.get("codes", {})),
         "Training": _curves(lines),
         "Attention": _attention(data.get("attention")),
         "Data": _data(data.get("tasks", {}), lines),

@@ -23,11 +23,14 @@ from unimodal.modality import (
 from unimodal.model.config import DecoderConfig
 from unimodal.model.decoder import Decoder
 from unimodal.model.folder import grow, load_model
-from unimodal.tasks.base import TaskConfig, build_task, field_of, open_data
+from unimodal.model.tokenizer_folder import load_tokenizer
+from unimodal.registry import did_you_mean
+from unimodal.tasks.base import TaskConfig, TaskOptions, build_task, field_of, open_data
 from unimodal.tasks.defaults import default_tasks
 from unimodal.training.config import ExperimentConfig
 from unimodal.training.counters import permuted
 from unimodal.training.mixture import TaskStream
+from unimodal.training.values import ValueStream
 from unimodal.vocabulary import Vocabulary
 
 log = logging.getLogger(__name__)
@@ -71,17 +74,59 @@ def build_vocabulary(config: ExperimentConfig, *, fitted: bool = True) -> Vocabu
         fitted: Fit what needs it. Without it, such a modality is refused.
 
     Raises:
-        ConfigError: if a modality or a key of its config is unknown, or there is none.
+        ConfigError: if a modality or a key of its config is unknown, or there is none; if a
+            tokenizer is not trained.
     """
     if not config.modalities:
         raise ConfigError(
             "The experiment names no modalities.",
             remedy="Choose an experiment (`experiment=NAME`), or write `modalities:`.",
         )
-    built = {name: build_modality(name, given or {}) for name, given in config.modalities.items()}
+    built = _built(config, config.modalities)
     if fitted:
         fit_all(built, config)
+        check_trained(built)
     return Vocabulary.of(built, config.openers)
+
+
+def _built(config: ExperimentConfig, names: Iterable[str]) -> dict[str, Modality[Any, Any]]:
+    """Modalities of the experiment: from the folders of `tokenizers`, else from their configs.
+
+    Raises:
+        ConfigError: if `tokenizers` names a modality that the experiment lacks.
+        CheckpointError: if a folder holds no tokenizer of the modality.
+    """
+    for name in config.tokenizers:
+        if name not in config.modalities:
+            raise ConfigError(
+                f"`tokenizers` names `{name}`, which is no modality of the experiment.",
+                remedy=did_you_mean(name, config.modalities),
+            )
+    built = {}
+    for name in names:
+        given = config.modalities[name] or {}
+        if folder := config.tokenizers.get(name):
+            built[name] = load_tokenizer(folder, name)
+            take_training_fields(built[name], name, given)
+        else:
+            built[name] = build_modality(name, given)
+    return built
+
+
+def check_trained(built: Mapping[str, Modality[Any, Any]]) -> None:
+    """Check that every tokenizer that is trained by gradient has been.
+
+    Raises:
+        ConfigError: naming the first that has not, and how to train it.
+    """
+    for name, modality in built.items():
+        if modality.needs_training:
+            base = field_of(name)
+            raise ConfigError(
+                f"The tokenizer of `{name}` is not trained: its ids would mean nothing.",
+                remedy=f"Train one (`unimodal train experiment=tokenizer/{base}`, or an experiment "
+                f"of your own with `trains: {base}`), then add `+tokenizers.{name}=RUN`.",
+            )
 
 
 def fit_all(built: Mapping[str, Modality[Any, Any]], config: ExperimentConfig) -> None:
@@ -176,6 +221,47 @@ def build_streams(
     return streams
 
 
+def value_tasks(config: ExperimentConfig) -> dict[str, TaskConfig]:
+    """The tasks whose values train the tokenizer of `config.trains`.
+
+    Raises:
+        ConfigError: if there is none, or one has another target.
+    """
+    name = str(config.trains)
+    tasks = task_configs(config)
+    if not tasks and (config.data.name or config.data.path):
+        tasks = {name: TaskConfig(data=config.data, target=name)}
+    if not tasks:
+        raise ConfigError(
+            f"There are no values of `{name}` to train on.",
+            remedy="Write `tasks:` or `data.path=`.",
+        )
+    for task, own in tasks.items():
+        if own.target != name:
+            raise ConfigError(
+                f"Its target must be `{name}`, whose tokenizer is trained, but is `{own.target}`.",
+                subject=f"task `{task}`",
+            )
+    return tasks
+
+
+def value_streams(
+    tasks: Mapping[str, TaskConfig], modality: Modality[Any, Any], split: str
+) -> dict[str, ValueStream]:
+    """The values of every task in one split.
+
+    Raises:
+        ConfigError, DataError: if an option is unknown, or data are not there.
+    """
+    streams = {}
+    for name, task in tasks.items():
+        options = config_from_dict(TaskOptions, task.options, f"options of task `{name}`")
+        field = options.target_field or field_of(task.target)
+        source = open_data(task.data, split, f"task `{name}`")
+        streams[name] = ValueStream(modality, source, field, task.weight, task.loss_weight)
+    return streams
+
+
 def decoder_from(folder: Path, config: ExperimentConfig) -> Decoder:
     """The decoder of another run as the beginning of this one.
 
@@ -187,12 +273,10 @@ def decoder_from(folder: Path, config: ExperimentConfig) -> Decoder:
     """
     old = load_model(folder)
     tell_shape(config.model, old.config, folder)
-    lacking = {
-        n: given for n, given in config.modalities.items() if n not in old.vocabulary.entries
-    }
     ledger = old.vocabulary
-    added = {name: build_modality(name, given or {}) for name, given in lacking.items()}
+    added = _built(config, [name for name in config.modalities if name not in ledger.entries])
     fit_all(added, config)
+    check_trained(added)
     states = {name: modality.state() for name, modality in ledger.modalities.items()}
     vocabulary = Vocabulary.from_json(ledger.to_json(), states)
     for name in config.modalities.keys() & vocabulary.entries.keys():

@@ -96,16 +96,18 @@ class TrainingConfig:
     resumes bitwise."""
 
     max_tokens: int | None = None
-    """Positions (padding not counted) after which the run ends."""
+    """Positions (padding not counted; of a tokenizer: values) after which the run ends."""
 
     max_minutes: float | None = None
     """Minutes of the loop, by the clock, after which the run ends; resumed time adds up."""
 
     rows_per_step: int = 16
-    """Packed rows of one optimizer step, over all ranks and micro-batches."""
+    """Packed rows (of a tokenizer: values) of one optimizer step, over all ranks and
+    micro-batches."""
 
     rows_per_batch: int = 4
-    """Rows that are computed at once on one rank; does not change the result beyond rounding."""
+    """Rows or values that are computed at once on one rank; does not change the result beyond
+    rounding."""
 
     seed: int = 0
     """Seeds the order of samples, masks, crops and dropout."""
@@ -118,7 +120,7 @@ class TrainingConfig:
     """`auto`: bf16 autocast where the device is fast at it (CPUs with AMX, GPUs), else `fp32`."""
 
     compile: bool = False
-    """Let torch.compile fuse the decoder's layers around attention: a fifth faster on a CPU after
+    """Let torch.compile fuse the layers around attention: a fifth faster on a CPU after
     half a minute; needs a C++ compiler there."""
 
     save_every: int = 500
@@ -197,6 +199,14 @@ class ExperimentConfig:
 
     modalities: dict[str, Any] = field(default_factory=dict)
     """Modalities by ledger name, in the order of their ids, each with its config."""
+
+    tokenizers: dict[str, str] = field(default_factory=dict)
+    """Trained tokenizers by ledger name: run, tokenizer or model folders from which a modality is
+    taken with its config and what it learned."""
+
+    trains: str | None = None
+    """The modality whose tokenizer is trained by gradient, in the place of a decoder. Tasks then
+    name it as their target, and `training.rows_per_step` counts values."""
 
     openers: list[str] = field(default_factory=list)
     """Modalities that free switching may open."""
@@ -288,6 +298,8 @@ def trajectory(config: ExperimentConfig) -> dict[str, Any]:
             name: getattr(training, name) for name in ("seed", "rows_per_step", "ema_decay")
         },
     }
+    course |= {"trains": config.trains} if config.trains else {}
+    course |= {"tokenizers": config.tokenizers} if config.tokenizers else {}
     plain: dict[str, Any] = json.loads(json.dumps(course))
     return plain
 

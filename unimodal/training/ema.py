@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from unimodal.errors import CheckpointError
 
@@ -13,13 +13,13 @@ class Ema:
     """average <- d x average + (1 - d) x weights, with d = min(decay, (1 + step) / (10 + step)).
 
     Args:
-        module: Its floating-point weights are averaged, in their own dtype and place.
+        weights: Live ones by name; those of floating point are averaged, in their dtype and place.
         decay: In (0, 1).
     """
 
-    def __init__(self, module: nn.Module, decay: float):
+    def __init__(self, weights: Mapping[str, Tensor], decay: float):
         self.decay = decay
-        self._live = dict(module.state_dict(keep_vars=True).items())
+        self._live = dict(weights)
         self.average = {name: tensor.detach().clone() for name, tensor in self._live.items()}
 
     @torch.no_grad()

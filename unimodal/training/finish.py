@@ -7,9 +7,11 @@ from unimodal.evaluation import EvaluationConfig
 from unimodal.model.decoder import Decoder
 from unimodal.report import score_and_report
 from unimodal.report.page import RESULTS_FILE
+from unimodal.report.tokenizer import report_tokenizer
 from unimodal.tasks.base import TaskConfig
 from unimodal.training.run import Score
 from unimodal.training.signals import StopFlag
+from unimodal.training.subject import Trained
 
 log = logging.getLogger(__name__)
 SAMPLE_RESULTS = "results-validation.json"
@@ -29,10 +31,11 @@ def scorer(
     """
     config = EvaluationConfig(limit=max(0, records), command=command, split=split)
 
-    def score(run: Path, decoder: Decoder, tasks: dict[str, TaskConfig], flag: StopFlag) -> None:
-        found = score_and_report(
+    def score(run: Path, trained: Trained, tasks: dict[str, TaskConfig], flag: StopFlag) -> None:
+        report = score_and_report if isinstance(trained, Decoder) else report_tokenizer
+        found = report(
             run,
-            decoder,
+            trained,  # type: ignore[arg-type]
             tasks,
             config,
             results_file=results_file,

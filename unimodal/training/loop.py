@@ -111,7 +111,7 @@ class Loop:
         self.parameters = [(n, p) for n, p in trainee.named_parameters() if p.requires_grad]
         self.optimizer = build_optimizer(self.parameters, settings.optimizer)
         decay = self.config.ema_decay
-        self.ema = Ema(trainee, decay) if decay else None  # type: ignore[arg-type]
+        self.ema = Ema(trainee.state_dict(keep_vars=True), decay) if decay else None
         self.progress = Progress()
         self.data = mixture.state()
         self._recent = TaskLosses(list(mixture.sources), settings.device)
@@ -323,5 +323,6 @@ class _Window:
 
 def _brief(measured: Mapping[str, Any]) -> str:
     parts = [f"{name} {nats:.3f}" for name, nats in measured["tasks"].items()]
-    parts += [f"{name} {bits:.3f} bits" for name, bits in measured["bits"].items()]
+    parts += [f"{name} {bits:.3f} bits" for name, bits in measured.get("bits", {}).items()]
+    parts += [f"{name} {number:.3f}" for name, number in measured.get("fidelity", {}).items()]
     return ", ".join(parts)

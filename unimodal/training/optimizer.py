@@ -73,7 +73,7 @@ def build_optimizer(
             continue
         if parameter.ndim < 2 or name.startswith(NOT_DECAYED):
             kept.append(parameter)
-        elif config.kind == "muon" and parameter.ndim == 2 and name.startswith("blocks."):
+        elif config.kind == "muon" and parameter.ndim == 2 and "blocks." in name:
             orthogonal.append(parameter)
         else:
             decayed.append(parameter)

@@ -5,7 +5,7 @@ RUN/
   metrics.jsonl       losses, rates, tokens/s (unimodal.training.metrics)
   bad_samples.jsonl   samples that could not be used
   checkpoints/step-N  to resume from (unimodal.training.checkpoint)
-  model/              the trained model (unimodal.model.folder)
+  model/              the trained model (unimodal.model.folder), or tokenizer (tokenizer_folder)
   results.json, report.html   scores and what to look at, written when the run ends
 """
 
@@ -21,28 +21,8 @@ from typing import Any
 import torch
 
 from unimodal.errors import EXIT_RESUMABLE, CheckpointError, ConfigError
-from unimodal.model.decoder import Decoder
-from unimodal.model.folder import (
-    CHECKPOINTS,
-    EXPERIMENT,
-    MODEL,
-    WEIGHTS,
-    load_weights,
-    read_config,
-    read_vocabulary,
-    save_model,
-    steps_of,
-    write_model_files,
-)
+from unimodal.model.folder import CHECKPOINTS, EXPERIMENT, MODEL, steps_of
 from unimodal.tasks.base import TaskConfig
-from unimodal.training.build import (
-    HELD_OUT_SPLIT,
-    TRAINING_SPLIT,
-    build_streams,
-    build_vocabulary,
-    decoder_from,
-    resolve_tasks,
-)
 from unimodal.training.checkpoint import (
     Checkpoint,
     newest_checkpoint,
@@ -51,22 +31,21 @@ from unimodal.training.checkpoint import (
 )
 from unimodal.training.config import ExperimentConfig, differences, trajectory
 from unimodal.training.draws import BAD_SAMPLES, Quarantine
-from unimodal.training.held_out import HeldOut
 from unimodal.training.lock import locked_folder
 from unimodal.training.loop import Loop, Settings
 from unimodal.training.metrics import MetricsLog, open_board
-from unimodal.training.mixture import Mixture
 from unimodal.training.progress import Bar
 from unimodal.training.ranks import first_rank_alone, joined_ranks, largest, rank, world_size
 from unimodal.training.schedule import Progress
 from unimodal.training.signals import StopFlag, stop_on_signals
-from unimodal.training.trainee import check_compiler, choose_precision
+from unimodal.training.subject import Subject, Trained, build_subject
+from unimodal.training.trainee import choose_precision
 
 log = logging.getLogger(__name__)
 RECORDS = "records"
 """Part of a run's course: the number of training records of each task."""
-Score = Callable[[Path, Decoder, dict[str, TaskConfig], StopFlag], None]
-"""Scores and reports a model: (run folder, decoder, tasks, who wants to stop).
+Score = Callable[[Path, Trained, dict[str, TaskConfig], StopFlag], None]
+"""Scores and reports what was trained: (run folder, decoder or modality, tasks, who wants to stop).
 
 It raises KeyboardInterrupt when it sees the flag; `unimodal.training.finish.scorer` makes one.
 """
@@ -133,11 +112,10 @@ def train(
 
 @dataclass(frozen=True)
 class _Job:
-    """A run that can begin: its loop, model, tasks, and the experiment as it is written down."""
+    """A run that can begin: its loop, what it trains, and the experiment as it is written down."""
 
     loop: Loop
-    decoder: Decoder
-    tasks: dict[str, TaskConfig]
+    subject: Subject
     described: bytes
 
 
@@ -175,15 +153,11 @@ def _prepare(
     log.info("Training on %s in %s: %s.", device, precision.name, precision.reason)
     if world_size() > 1:
         log.info("%d ranks.", world_size())
-    decoder = _build_decoder(config, checkpoint)
-    tasks = resolve_tasks(config, decoder.vocabulary)
-    described = _written(config, tasks)
-    decoder = decoder.to(device)
-    if config.training.compile:
-        check_compiler(device)
-        decoder.compile_layers()
-    log.info("%d parameters, %d ids.", decoder.num_parameters(), decoder.vocabulary.size)
-    mixture = _build_mixture(config, tasks, decoder, run)
+    subject = build_subject(config, checkpoint, device)
+    described = _written(config, subject.tasks)
+    log.info("%s.", subject.about())
+    path = run / BAD_SAMPLES if rank() == 0 else None
+    mixture = subject.mixture(Quarantine(path, config.training.max_bad_samples))
     sizes = {name: len(source) for name, source in mixture.sources.items()}
     course = {**trajectory(config), RECORDS: sizes}
     if checkpoint is not None:
@@ -198,39 +172,35 @@ def _prepare(
         training=config.training,
         device=device,
         precision=precision,
-        write_model=lambda folder: write_model_files(folder, decoder),
-        sample=None if sample is None else lambda: _score(sample, run, decoder, tasks, flag),
+        write_model=subject.write_files,
+        sample=None if sample is None else lambda: _score(sample, run, subject, flag),
         flag=flag,
     )
-    held_out = _build_held_out(config, tasks, decoder)
+    held_out = subject.held_out()
     metrics = _open_metrics(run, checkpoint)
     held.callback(metrics.close)
     bar = Bar(config.name, config.progress and rank() == 0)
-    loop = Loop(decoder, mixture, held_out, settings, metrics, bar)
+    loop = Loop(subject.trainee, mixture, held_out, settings, metrics, bar)
     if checkpoint is not None:
         loop.restore(checkpoint)
-    return _Job(loop, decoder, tasks, described)
+    return _Job(loop, subject, described)
 
 
-def _score(
-    score: Score, run: Path, decoder: Decoder, tasks: dict[str, TaskConfig], flag: StopFlag
-) -> None:
+def _score(score: Score, run: Path, subject: Subject, flag: StopFlag) -> None:
     with flag.interrupts():
-        score(run, decoder, tasks, flag)
+        score(run, subject.trained, subject.tasks, flag)
 
 
 def _finish(job: _Job, run: Path, finish: Score | None) -> bool:
-    """Save the model and score it, on rank 0. Returns whether scoring came to its end."""
-    loop, decoder, flag = job.loop, job.decoder, job.loop.settings.flag
-    if loop.ema is not None:
-        decoder.load_state_dict(loop.ema.average)
-    decoder.eval()
+    """Save what was trained and score it, on rank 0. Returns whether scoring came to its end."""
+    loop, subject, flag = job.loop, job.subject, job.loop.settings.flag
+    subject.finish(None if loop.ema is None else loop.ema.average)
     stopped = False
     if rank() == 0:
-        save_model(run / MODEL, decoder, {EXPERIMENT: job.described}, replace=True)
+        subject.save(run / MODEL, {EXPERIMENT: job.described})
         try:
             if finish is not None:
-                _score(finish, run, decoder, job.tasks, flag)
+                _score(finish, run, subject, flag)
         except KeyboardInterrupt:
             if not flag:
                 raise
@@ -279,47 +249,6 @@ def _check_course(old: Mapping[str, Any], new: Mapping[str, Any], run: Path) -> 
             subject=str(run),
             remedy=f"Choose another `run_dir`; to start from its weights, add `init_from={run}`.",
         )
-
-
-def _build_decoder(config: ExperimentConfig, checkpoint: Checkpoint | None) -> Decoder:
-    if checkpoint is not None:
-        folder = checkpoint.folder
-        decoder = Decoder(read_config(folder), read_vocabulary(folder))
-        load_weights(decoder, folder / WEIGHTS)
-        return decoder
-    if config.init_from is not None:
-        return decoder_from(Path(config.init_from), config)
-    return Decoder(config.model, build_vocabulary(config))
-
-
-def _build_mixture(
-    config: ExperimentConfig, tasks: dict[str, TaskConfig], decoder: Decoder, run: Path
-) -> Mixture:
-    path = run / BAD_SAMPLES if rank() == 0 else None
-    return Mixture(
-        build_streams(tasks, decoder.vocabulary, TRAINING_SPLIT),
-        decoder.vocabulary,
-        decoder.stream,
-        config.packing,
-        config.training.seed,
-        Quarantine(path, config.training.max_bad_samples),
-    )
-
-
-def _build_held_out(
-    config: ExperimentConfig, tasks: dict[str, TaskConfig], decoder: Decoder
-) -> HeldOut:
-    documents = config.training.evaluation_documents
-    streams = build_streams(tasks, decoder.vocabulary, HELD_OUT_SPLIT) if documents else {}
-    return HeldOut(
-        streams,
-        decoder.vocabulary,
-        decoder.stream,
-        config.packing,
-        documents=documents,
-        rows_per_batch=config.training.rows_per_batch,
-        seed=config.training.seed,
-    )
 
 
 def _open_metrics(run: Path, checkpoint: Checkpoint | None) -> MetricsLog:

@@ -2,7 +2,7 @@
 
 import contextlib
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -43,6 +43,10 @@ class Trainee(Protocol):
 
     def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         """Its parameters, in a fixed order."""
+        ...
+
+    def state_dict(self, *, keep_vars: bool) -> Mapping[str, Tensor]:
+        """Its weights by name; with `keep_vars` themselves, for averaging."""
         ...
 
     def train(self, mode: bool = True) -> Any:

@@ -1,9 +1,10 @@
 """The data sets that lie inside the package: small, permissive, one for each modality.
 
-`embedded/emoji`, `embedded/fashion`, `embedded/moving_digits`, `embedded/spoken_words`,
-`embedded/e_coli`, `embedded/text`; each has `train`, `validation` and `test`. The files were made
-by `build.py` beside this module and are listed with their hashes in `manifest.json`; NOTICE
-names their sources. Everything is decoded on first use and kept for the process.
+`embedded/emoji`, `embedded/fashion`, `embedded/digits`, `embedded/moving_digits`,
+`embedded/spoken_words`, `embedded/e_coli`, `embedded/text`; each has `train`, `validation` and
+`test`. The files were made by `build.py` beside this module and are listed with their hashes in
+`manifest.json`; NOTICE names their sources. Everything is decoded on first use and kept for the
+process.
 """
 
 import lzma
@@ -59,6 +60,18 @@ def fashion(*, split: str = "train") -> ImageTable:
         Sheet("fashion.png", 28),
         _rows("fashion.jsonl", split),
         name="embedded/fashion",
+        license="MIT",
+        split=split,
+    )
+
+
+@SOURCES.register("embedded/digits")
+def digits(*, split: str = "train") -> ImageTable:
+    """Handwritten digits, 28 x 28, white on black. Record: `{"id", "image", "label"}`."""
+    return ImageTable(
+        Sheet("digits.png", 28),
+        _rows("digits.jsonl", split),
+        name="embedded/digits",
         license="MIT",
         split=split,
     )
