@@ -1,6 +1,7 @@
 """Certificates: ways of computing the same thing agree, in float32 within 1e-5.
 
-Cached = uncached, batched = single, packed = alone, padded = unpadded. Each function returns the
+Cached = uncached, also over switches between modalities and with guidance, batched = single, guided
+or not, packed = alone, padded = unpadded. Each function returns the
 worst difference, or raises `CertificateError` with it and its place; where there is nothing to
 compare it raises ConfigError. A difference of two log-probabilities is taken relative to their size
 where that is above 1.
@@ -68,8 +69,8 @@ def certify_cached(
 
     Args:
         decoder: The model, float32.
-        requests: Answered together in one batch; none may fail or continue a prefix.
-        tolerance: Largest difference of a drawn id's log-probability.
+        requests: Answered together in one batch, guided or not; none may fail.
+        tolerance: Largest difference of a drawn id's log-probability, before guidance.
 
     Returns:
         The worst difference.
@@ -80,17 +81,62 @@ def certify_cached(
     """
     answers = _answers(decoder, requests, batched=True)
     _check_some(any(not all(answer.forced) for answer in answers), "an id that is drawn")
-    worst, place = 0.0, ""
+    return _cached(decoder, requests, answers, tolerance)
+
+
+def certify_switches(
+    decoder: Decoder, requests: Sequence[Request], tolerance: float = TOLERANCE
+) -> float:
+    """As `certify_cached`, of answers of which some go on with another modality.
+
+    Raises:
+        CertificateError: with the worst difference and its place.
+        ConfigError: if no answer holds two modalities with a drawn id in the later one.
+    """
+    answers = _answers(decoder, requests, batched=True)
+    switched = any(
+        part.modality != answer.segments[0].modality and not all(part.forced)
+        for answer in answers
+        for part in answer.segments[1:]
+    )
+    _check_some(switched, "an answer that switches to another modality and draws an id there")
+    return _cached(decoder, requests, answers, tolerance)
+
+
+def certify_guided(
+    decoder: Decoder, requests: Sequence[Request], tolerance: float = TOLERANCE
+) -> float:
+    """What guidance computed with two caches equals two passes, over all of either branch.
+
+    Args:
+        decoder: The model, float32.
+        requests: Answered together in one batch, some of them guided; none may fail.
+        tolerance: Largest difference of a drawn id's log-probability after guidance, over how much
+            guidance amplifies one: scale + |1 - scale|.
+
+    Returns:
+        The worst difference.
+
+    Raises:
+        CertificateError: with the worst difference and its place.
+        ConfigError: if no id is drawn that guidance changes.
+    """
+    answers = _answers(decoder, requests, batched=True)
+    worst, place, is_changed = 0.0, "", False
     for number, (request, answer) in enumerate(zip(requests, answers, strict=True)):
-        expected = _whole_pass(decoder, request, answer)
-        for at, (found, forced) in enumerate(zip(answer.logprobs, answer.forced, strict=True)):
+        expected = _two_passes(decoder, request, answer)
+        for at, (found, forced) in enumerate(
+            zip(answer.guided_logprobs, answer.forced, strict=True)
+        ):
             if forced:
                 continue
-            gap = _gap(found, expected[at])
+            is_changed |= _gap(expected[at], answer.logprobs[at]) > tolerance
+            gap = _gap(found, expected[at]) / _amplified(request)
             if not gap <= worst:
                 worst = gap
                 place = f"request {number}, id {at} of the answer: {found} against {expected[at]}"
-    return _verdict("cached and uncached generation", worst, place, tolerance)
+    _check_some(is_changed, "a drawn id that guidance changes")
+    return _verdict("cached and uncached guidance", worst, place, tolerance)
 
 
 def certify_batched(
@@ -103,13 +149,18 @@ def certify_batched(
     worst, place = 0.0, ""
     for number, (a, b) in enumerate(zip(together, alone, strict=True)):
         if a.ids != b.ids:
-            pairs = enumerate(zip(a.ids, b.ids, strict=False))
-            at = next((i for i, (x, y) in pairs if x != y), min(len(a.ids), len(b.ids)))
+            differ = (i for i, (x, y) in enumerate(zip(a.ids, b.ids, strict=False)) if x != y)
+            at = next(differ, min(len(a.ids), len(b.ids)))
             message = f"request {number}, id {at}: the ids differ from here on"
             return _verdict("batched and single answers", float("inf"), message, tolerance)
-        for at, (x, y) in enumerate(zip(a.logprobs, b.logprobs, strict=True)):
-            if not _gap(x, y) <= worst:
-                worst, place = _gap(x, y), f"request {number}, id {at}: {x} against {y}"
+        for found, right, amplified in (
+            (a.logprobs, b.logprobs, 1.0),
+            (a.guided_logprobs, b.guided_logprobs, _amplified(requests[number])),
+        ):
+            for at, (x, y) in enumerate(zip(found, right, strict=True)):
+                if not _gap(x, y) / amplified <= worst:
+                    worst = _gap(x, y) / amplified
+                    place = f"request {number}, id {at}: {x} against {y}"
     return _verdict("batched and single answers", worst, place, tolerance)
 
 
@@ -175,7 +226,9 @@ def certify_padded(
     return _verdict("padded and unpadded rows", worst, place, tolerance)
 
 
-def answered_document(vocabulary: Vocabulary, request: Request, answer: Answer) -> Document:
+def answered_document(
+    vocabulary: Vocabulary, request: Request, answer: Answer, given: Document | None = None
+) -> Document:
     """The training document of a request and its answer, with exactly the ids that were written.
 
     Its segments hold the written values; where a value's ids are others than the written ones (a
@@ -183,8 +236,9 @@ def answered_document(vocabulary: Vocabulary, request: Request, answer: Answer) 
 
     Args:
         vocabulary: The model's ledger.
-        request: What was asked, without a prefix.
+        request: What was asked.
         answer: What was written.
+        given: What it continues instead of the request's document: the null condition.
     """
     written = [
         Segment(
@@ -196,16 +250,14 @@ def answered_document(vocabulary: Vocabulary, request: Request, answer: Answer) 
         )
         for part in answer.segments
     ]
-    given = request.document.given()
+    before = (given or request.document).given()
     free = request.wanted() is None
-    return replace(given, segments=(*given.segments, *written), free=free)
+    return replace(before, segments=(*before.segments, *written), free=free)
 
 
 def _answers(decoder: Decoder, requests: Sequence[Request], batched: bool) -> list[Answer]:
     seeded = []
     for number, request in enumerate(requests):
-        if request.prefix is not None:
-            raise ConfigError("Certificates take requests without a `prefix`.")
         sampling = request.sampling
         if sampling.seed is None:
             sampling = replace(sampling, seed=number)
@@ -218,18 +270,88 @@ def _answers(decoder: Decoder, requests: Sequence[Request], batched: bool) -> li
     return answers
 
 
-def _whole_pass(decoder: Decoder, request: Request, answer: Answer) -> list[float]:
-    """Log-probability of each id of the answer by one uncached pass; NaN where none is defined."""
-    document = answered_document(decoder.vocabulary, request, answer)
+def _cached(
+    decoder: Decoder, requests: Sequence[Request], answers: Sequence[Answer], tolerance: float
+) -> float:
+    worst, place = 0.0, ""
+    for number, (request, answer) in enumerate(zip(requests, answers, strict=True)):
+        expected = _whole_pass(decoder, request, answer)
+        for at, (found, forced) in enumerate(zip(answer.logprobs, answer.forced, strict=True)):
+            if forced:
+                continue
+            gap = _gap(found, expected[at])
+            if not gap <= worst:
+                worst = gap
+                place = f"request {number}, id {at} of the answer: {found} against {expected[at]}"
+    return _verdict("cached and uncached generation", worst, place, tolerance)
+
+
+def _encoded_answer(
+    decoder: Decoder, request: Request, answer: Answer, given: Document | None = None
+) -> EncodedDocument:
+    document = answered_document(decoder.vocabulary, request, answer, given)
     (encoded,) = _encode(decoder, [document])
     if encoded.ids[len(encoded) - len(answer.ids) :].tolist() != answer.ids:
         raise CertificateError("The answer's ids are not those of its document.")
+    return encoded
+
+
+def _whole_pass(decoder: Decoder, request: Request, answer: Answer) -> list[float]:
+    """Log-probability of each id of the answer by one uncached pass; NaN where none is defined."""
+    encoded = _encoded_answer(decoder, request, answer)
     nll = _nll(decoder, [encoded], len(encoded))
     first = len(encoded) - len(answer.ids)
     # The target of an id stands one position before it.
     has = encoded.targets != NO_TARGET
     places = range(first - 1, len(encoded) - 1)
     return [-float(nll[p]) if p >= 0 and bool(has[p]) else float("nan") for p in places]
+
+
+@torch.no_grad()
+def _two_passes(decoder: Decoder, request: Request, answer: Answer) -> list[float]:
+    """Log-probability of each id of the answer after guidance, by one uncached pass a branch."""
+    if not request.sampling.is_guided:
+        return _whole_pass(decoder, request, answer)
+    own = _encoded_answer(decoder, request, answer)
+    null = _encoded_answer(decoder, request, answer, request.null)
+    hidden = [_hidden(decoder, encoded) for encoded in (own, null)]
+    back = [len(encoded) - len(answer.ids) - 1 for encoded in (own, null)]
+    codes = [range(span.content, span.stop) for span in own.spans]
+    expected = []
+    for at, token in enumerate(answer.ids):
+        place = back[0] + at
+        if place < 0 or int(own.targets[place]) == NO_TARGET:
+            expected.append(float("nan"))
+            continue
+        number = int(own.head_set[place])
+        own_logits, null_logits = (
+            decoder.logits(h[b + at][None], number)[0] for h, b in zip(hidden, back, strict=True)
+        )
+        ids = decoder.head_set(number).ids
+        if any(place + 1 in content for content in codes):
+            inner = decoder.vocabulary.head_sets[number].ids
+            is_end = ids == decoder.vocabulary.control("end")
+            legal = torch.isin(ids, inner)
+            scale = request.sampling.guidance
+            own_logits = _guided(own_logits, null_logits, scale, is_end, legal)
+        expected.append(float(torch.log_softmax(own_logits, dim=0)[ids == token]))
+    return expected
+
+
+def _guided(own: Tensor, null: Tensor, scale: float, is_end: Tensor, legal: Tensor) -> Tensor:
+    """Logits after guidance; the end keeps its odds against the codes."""
+    guided = null + scale * (own - null)
+    codes = legal & ~is_end
+    if bool((is_end & legal).any()):
+        odds = own[is_end] - own[codes].logsumexp(dim=0)
+        guided[is_end] = odds + guided[codes].logsumexp(dim=0)
+    return guided
+
+
+def _hidden(decoder: Decoder, encoded: EncodedDocument) -> Tensor:
+    with inference(decoder):
+        batch = collate([[encoded]], len(encoded), decoder.vocabulary).to(decoder.device)
+        return decoder(batch)[0].cpu()
 
 
 def _check_some(is_there: bool, what: str) -> None:
@@ -303,6 +425,12 @@ def _compare(
 
 def _gap(a: float, b: float) -> float:
     return abs(a - b) / max(1.0, abs(b))
+
+
+def _amplified(request: Request) -> float:
+    """By how much guidance multiplies a rounding of either branch's logits."""
+    scale = request.sampling.guidance
+    return scale + abs(1 - scale)
 
 
 def _verdict(what: str, worst: float, place: str, tolerance: float) -> float:
