@@ -15,12 +15,12 @@ import torch
 from torch import Tensor, nn
 
 from unimodal.data.sources import Source
-from unimodal.errors import ConfigError, UnimodalError
+from unimodal.errors import ConfigError, UnimodalError, sample_errors
 from unimodal.media import FileRef
 from unimodal.modality import Modality
 from unimodal.model.decoder import LossOutput
 from unimodal.tasks.base import Record
-from unimodal.training.draws import Drawn, Draws, Key, Quarantine, sample_errors
+from unimodal.training.draws import Drawn, Draws, Key, Quarantine
 from unimodal.training.held_out import (
     LEFT_OUT,
     NOTHING_HELD_OUT,
@@ -238,7 +238,7 @@ def held_out_items(name: str, stream: ValueStream, count: int, seed: int) -> lis
     items = []
     for index, _ in held_out_records(name, stream, count, seed):
         try:
-            with sample_errors(name, index):
+            with sample_errors(f"task `{name}`, record {index}"):
                 record = stream.source[index]
                 value = stream.value(record)
                 stream.modality.length(value)
