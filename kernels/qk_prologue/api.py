@@ -1,15 +1,36 @@
 """The prologue of attention: per-head RMS norm (QK-norm) and rotary position embedding (RoPE).
 
-Not here: the projections, and attention itself. `rope_tables` makes the tables once per batch for
-all layers. Tested against float64 and against transformers' Qwen3.
+    cos, sin = rope_tables(position, head_dim)                # once a batch; position [B, T, 3]
+    q, k = qk_prologue(q, k, q_weight, k_weight, cos, sin)    # q [B, T, N, H], k [B, T, K, H]
+
+Not here: the projections, and attention itself. Compilers of CPU code get the plain formula, which
+they fuse with what stands round it. Tested against float64 and against transformers' Qwen3.
 """
+
+import importlib
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from unimodal.errors import ShapeError
-from unimodal.kernels.qk_prologue import reference
-from unimodal.kernels.qk_prologue.eager import NormaliseAndRotate
+from unimodal.kernels import dispatch
+from unimodal.kernels.qk_prologue import cpu, reference
+
+MAX_HEAD_DIM = 1024
+"""A Triton program holds whole heads in its registers; larger ones do not fit."""
+
+dispatch.register("qk_prologue", ("reference", "cpu", "triton"))
+_library = torch.library.Library("unimodal", "FRAGMENT")
+_library.define(
+    "qk_prologue(Tensor q, Tensor k, Tensor? q_weight, Tensor? k_weight, Tensor cos, Tensor sin, "
+    "Tensor? order, float eps, str impl) -> (Tensor, Tensor)"
+)
+_library.define(
+    "qk_prologue_backward(Tensor q, Tensor k, Tensor? q_weight, Tensor? k_weight, Tensor cos, "
+    "Tensor sin, Tensor? order, Tensor grad_q, Tensor grad_k, float eps, str impl)"
+    " -> (Tensor, Tensor, Tensor, Tensor)"
+)
 
 
 def rope_tables(
@@ -66,6 +87,9 @@ def qk_prologue(
     cos: Tensor,
     sin: Tensor,
     eps: float = 1e-6,
+    *,
+    order: Tensor | None = None,
+    impl: str | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Normalise each head of q and k and rotate them: x / rms(x) * weight, then RoPE.
 
@@ -75,35 +99,163 @@ def qk_prologue(
     Args:
         q: [B, T, N, H]; may be a view of a fused projection.
         k: [B, T, K, H].
-        q_weight, k_weight: [H], or None for no norm.
+        q_weight, k_weight: [H], both or None for no norm.
         cos, sin: From `rope_tables`, [B, T, H / 2]; [B, T, H] as transformers has them is accepted.
         eps: Added to the mean square.
+        order: int64 [B * T], a permutation (not checked): flat place p of the results holds token
+            order[p], for layers that visit tokens in another order. None: as they come.
+        impl: As `dispatch.choose` takes it.
 
     Returns:
         The new q and k, contiguous, in the shapes of the old ones.
 
     Raises:
         ShapeError: if shapes do not fit.
+        BackendUnavailableError: if `impl` names one that cannot run here.
     """
     size = q.shape[-1]
-    if q.ndim != 4 or k.ndim != 4 or size % 2 or k.shape[-1] != size:
+    if cos.shape[-1] == size:
+        cos, sin = cos[..., : size // 2], sin[..., : size // 2]
+    _check(q, k, q_weight, k_weight, cos, sin, order)
+    refusal = None
+    if q.dtype == torch.float64:
+        refusal = "its kernels compute in float32, and the input is float64"
+    elif size > MAX_HEAD_DIM:
+        refusal = f"heads of more than {MAX_HEAD_DIM:,} elements do not fit a program"
+    chosen = dispatch.choose("qk_prologue", q, k, cos, sin, impl=impl, unsupported=refusal)
+    if chosen == "reference" or (chosen == "cpu" and torch.compiler.is_compiling()):
+        return (
+            reference.normalise_and_rotate(q, q_weight, cos, sin, eps, order),
+            reference.normalise_and_rotate(k, k_weight, cos, sin, eps, order),
+        )
+    q, k = _NormaliseAndRotate.apply(q, k, q_weight, k_weight, cos, sin, order, eps, chosen)
+    return q, k
+
+
+def _check(
+    q: Tensor,
+    k: Tensor,
+    q_weight: Tensor | None,
+    k_weight: Tensor | None,
+    cos: Tensor,
+    sin: Tensor,
+    order: Tensor | None,
+) -> None:
+    size = q.shape[-1]
+    if q.ndim != 4 or k.ndim != 4 or size % 2 or k.shape[-1] != size or q.shape[:2] != k.shape[:2]:
         raise ShapeError(
             "`q` and `k` must have shapes (B, T, N, H) and (B, T, K, H) with even H, but have "
             f"{tuple(q.shape)} and {tuple(k.shape)}."
         )
-    if cos.shape[-1] == size:
-        cos, sin = cos[..., : size // 2], sin[..., : size // 2]
     expected = (*q.shape[:2], size // 2)
     if cos.shape != expected or sin.shape != expected:
         raise ShapeError(
             f"`cos` and `sin` must have shape {expected}, but have {tuple(cos.shape)} and "
             f"{tuple(sin.shape)}."
         )
-    return _one(q, q_weight, cos, sin, eps), _one(k, k_weight, cos, sin, eps)
+    weights = [weight for weight in (q_weight, k_weight) if weight is not None]
+    if len(weights) == 1 or any(weight.shape != (size,) for weight in weights):
+        raise ShapeError(
+            f"`q_weight` and `k_weight` must both have shape ({size},), or both be None, but have "
+            f"{[None if w is None else tuple(w.shape) for w in (q_weight, k_weight)]}."
+        )
+    tokens = q.shape[0] * q.shape[1]
+    if order is not None and (order.shape != (tokens,) or order.dtype != torch.int64):
+        raise ShapeError(
+            f"`order` must be int64 of shape ({tokens},), but is {order.dtype} of shape "
+            f"{tuple(order.shape)}."
+        )
 
 
-def _one(x: Tensor, weight: Tensor | None, cos: Tensor, sin: Tensor, eps: float) -> Tensor:
-    if torch.compiler.is_compiling():
-        return reference.normalise_and_rotate(x, weight, cos, sin, eps)
-    result: Tensor = NormaliseAndRotate.apply(x, weight, cos, sin, eps)
-    return result
+class _NormaliseAndRotate(torch.autograd.Function):
+    """`reference.normalise_and_rotate` of q and k with its gradient written out."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        q: Tensor,
+        k: Tensor,
+        q_weight: Tensor | None,
+        k_weight: Tensor | None,
+        cos: Tensor,
+        sin: Tensor,
+        order: Tensor | None,
+        eps: float,
+        impl: str,
+    ) -> tuple[Tensor, Tensor]:
+        ctx.save_for_backward(q, k, q_weight, k_weight, cos, sin, order)
+        ctx.options = eps, impl
+        # The CPU path never meets a compiler, so it saves itself the operator.
+        step = _forward if impl == "cpu" else torch.ops.unimodal.qk_prologue.default
+        out_q, out_k = step(q, k, q_weight, k_weight, cos, sin, order, eps, impl)
+        return out_q, out_k
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        eps, impl = ctx.options
+        step = _backward if impl == "cpu" else torch.ops.unimodal.qk_prologue_backward.default
+        q, k, q_weight, k_weight, cos, sin, order = ctx.saved_tensors
+        grad_q, grad_k, *weights = step(
+            q, k, q_weight, k_weight, cos, sin, order, grads[0], grads[1], eps, impl
+        )
+        if q_weight is None:
+            return grad_q, grad_k, *(None for _ in range(7))
+        return grad_q, grad_k, *weights, *(None for _ in range(5))
+
+
+def _module(impl: str) -> Any:
+    return cpu if impl == "cpu" else importlib.import_module("unimodal.kernels.qk_prologue.triton")
+
+
+def _forward(
+    q: Tensor,
+    k: Tensor,
+    q_weight: Tensor | None,
+    k_weight: Tensor | None,
+    cos: Tensor,
+    sin: Tensor,
+    order: Tensor | None,
+    eps: float,
+    impl: str,
+) -> tuple[Tensor, Tensor]:
+    out_q, out_k = _module(impl).forward(q, k, q_weight, k_weight, cos, sin, order, eps)
+    return out_q, out_k
+
+
+def _backward(
+    q: Tensor,
+    k: Tensor,
+    q_weight: Tensor | None,
+    k_weight: Tensor | None,
+    cos: Tensor,
+    sin: Tensor,
+    order: Tensor | None,
+    grad_q: Tensor,
+    grad_k: Tensor,
+    eps: float,
+    impl: str,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    results = _module(impl).backward(q, k, q_weight, k_weight, cos, sin, order, grad_q, grad_k, eps)
+    out_q, out_k, out_q_weight, out_k_weight = results
+    return out_q, out_k, out_q_weight, out_k_weight
+
+
+def _fake_forward(q: Tensor, k: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
+    return q.new_empty(q.shape), k.new_empty(k.shape)
+
+
+def _fake_backward(
+    q: Tensor, k: Tensor, q_weight: Tensor | None, k_weight: Tensor | None, *_: Any
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    return (
+        q.new_empty(q.shape),
+        k.new_empty(k.shape),
+        q.new_empty(0) if q_weight is None else q_weight.new_empty(q_weight.shape),
+        k.new_empty(0) if k_weight is None else k_weight.new_empty(k_weight.shape),
+    )
+
+
+_library.impl("qk_prologue", _forward, "CompositeExplicitAutograd")
+_library.impl("qk_prologue_backward", _backward, "CompositeExplicitAutograd")
+torch.library.register_fake("unimodal::qk_prologue", _fake_forward, lib=_library)
+torch.library.register_fake("unimodal::qk_prologue_backward", _fake_backward, lib=_library)

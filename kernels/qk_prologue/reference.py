@@ -9,9 +9,14 @@ from torch import Tensor
 
 
 def normalise_and_rotate(
-    x: Tensor, weight: Tensor | None, cos: Tensor, sin: Tensor, eps: float
+    x: Tensor,
+    weight: Tensor | None,
+    cos: Tensor,
+    sin: Tensor,
+    eps: float,
+    order: Tensor | None = None,
 ) -> Tensor:
-    """RMS norm over the last axis, times `weight`, then the rotation of halves.
+    """RMS norm over the last axis, times `weight`, the rotation of halves, then the new order.
 
     Arithmetic in at least float32; see `api.qk_prologue` for the arguments.
     """
@@ -21,4 +26,6 @@ def normalise_and_rotate(
     first, second = work.chunk(2, dim=-1)
     cos, sin = cos[..., None, :], sin[..., None, :]
     rotated = torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
+    if order is not None:
+        rotated = rotated.flatten(0, 1).index_select(0, order).view(rotated.shape)
     return rotated.to(x.dtype)
