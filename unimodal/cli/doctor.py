@@ -5,7 +5,6 @@ import os
 import platform
 import sys
 from importlib import metadata
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -131,33 +130,13 @@ def _devices() -> list[dict[str, Any]]:
 
 
 def _kernels() -> list[dict[str, str]]:
-    """Which implementation runs on the CPU and, where there is one, on the accelerator."""
-    import pkgutil
+    """Which implementation of each operator runs on the CPU and, if there is one, on the GPU."""
+    from unimodal.kernels.dispatch import explain
 
-    import torch
-
-    from unimodal import kernels
-
-    rows = []
-    folders = (module.name for module in pkgutil.iter_modules(kernels.__path__))
-    for op in sorted(n for n in folders if find_spec(f"unimodal.kernels.{n}.api") is not None):
-        for device in ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]:
-            rows.append({"op": op, "device": device, **_choice(op, device)})
-    return rows
-
-
-def _choice(op: str, device: str) -> dict[str, str]:
-    folder = f"unimodal.kernels.{op}"
-    has_kernel = find_spec(f"{folder}.triton") is not None
-    if device == "cuda" and has_kernel and find_spec("triton") is not None:
-        return {"runs": "triton", "why": "a CUDA device and triton are there"}
-    paths = ("cpu", "eager", "chunked") if device == "cpu" else ("eager", "chunked")
-    name = next((n for n in paths if find_spec(f"{folder}.{n}") is not None), "reference")
-    if device == "cpu":
-        return {"runs": name, "why": "the operator's path for the CPU"}
-    if has_kernel:
-        return {"runs": name, "why": "triton is not installed (extra `gpu`)"}
-    return {"runs": name, "why": "it has no Triton kernel yet"}
+    return [
+        {"op": e.op, "device": e.device, "runs": e.implementation, "why": e.reason}
+        for e in explain()
+    ]
 
 
 def _cache() -> dict[str, Any]:
