@@ -237,10 +237,14 @@ class Modality(ABC, Generic[Value, Config]):
         return f"<code>{html.escape(str(value))}</code>"
 
     def state(self) -> dict[str, bytes]:
-        """Files that hold what was learned, by name: saved beside the weights, and hashed."""
+        """Files that hold what was learned, by name: saved beside the weights, and hashed.
+
+        A weight whose every number bfloat16 can hold is stored so, without loss.
+        """
         if self.network is None:
             return {}
-        return {NETWORK_FILE: save_safetensors(self.network.state_dict())}
+        held = {name: _halved(tensor) for name, tensor in self.network.state_dict().items()}
+        return {NETWORK_FILE: save_safetensors(held)}
 
     def load_state(self, files: Mapping[str, bytes]) -> None:
         """Restore what `state` returned."""
@@ -432,6 +436,14 @@ def fit(modality: Modality[Any, Any], values: Iterable[Any]) -> None:
         VocabularyError: if it already entered a ledger.
     """
     modality.fit(values)
+
+
+def _halved(tensor: Tensor) -> Tensor:
+    """A tensor in bfloat16 if that changes none of its numbers."""
+    if tensor.dtype != torch.float32:
+        return tensor.contiguous()
+    half = tensor.to(torch.bfloat16)
+    return (half if torch.equal(half.to(tensor.dtype), tensor) else tensor).contiguous()
 
 
 def _equal(a: Any, b: Any) -> bool:

@@ -179,6 +179,21 @@ class BadAugment(FakeContinuous):
         return dataclasses.replace(tokens, features=tokens.features.half())
 
 
+class VariesType(FakeLine):
+    def vary(self, value, rng):
+        return list(value)
+
+
+class VariesByItself(FakeLine):
+    def vary(self, value, rng):
+        return "a" * int(torch.randint(1, 60, ()))
+
+
+class VariesTooFar(FakeLine):
+    def vary(self, value, rng):
+        return "a" * 65
+
+
 class Downsample(FakeContinuous):
     def embedder(self, width):
         return nn.Sequential(LinearEmbedder((3,), width), Halve())
@@ -278,6 +293,9 @@ BROKEN: list[tuple[type[Modality[Any, Any]], str, str]] = [
     (UnknownUnits, "raw_units", "does not say how many steps"),
     (DoubleBytes, "raw_units", "counts"),
     (BadAugment, "augmentation", "after `augment`, features must be float32"),
+    (VariesType, "variation", "`vary` gave a list instead of a str"),
+    (VariesByItself, "variation", "must depend on its generator alone"),
+    (VariesTooFar, "variation", "after `vary`, grid"),
     (Downsample, "embedding", "the embedder must give (2,"),
     (Leak, "embedding", "changes the embedding of another"),
     (NoGradient, "embedding", "no gradient reaches the embedder's `unused`"),

@@ -13,6 +13,7 @@ from unimodal.stream import Document, Segment, StreamConfig, encode_document
 from unimodal.testing import check_modality
 from unimodal.tokenizers import image_codes
 from unimodal.tokenizers.image_codes import ImageCodes, ImageCodesConfig
+from unimodal.tokenizers.pixels import PictureVariation
 from unimodal.types import Tokens, raster_grid
 from unimodal.vocabulary import Vocabulary
 
@@ -30,7 +31,11 @@ def pictures(count: int) -> list[Image]:
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"size": None, "max_cells": 10}, {"size": (9, 14), "levels": (5, 3)}],
+    [
+        {"vary": PictureVariation(flip=0.5, shift=0.2, scale=0.5, turn=30, hue=90, background=1)},
+        {"size": None, "max_cells": 10},
+        {"size": (9, 14), "levels": (5, 3)},
+    ],
     ids=["fixed", "varying", "odd"],
 )
 def test_it_holds_the_contract(options: dict[str, object]) -> None:

@@ -206,6 +206,23 @@ def test_results_and_report_stand_beside_the_untrained_tokenizer(codec: Make) ->
     assert "reconstruction" in page
 
 
+def test_rounded_weights_take_half_the_file_and_come_back_as_they_were(
+    codec: Make, tmp_path: Path
+) -> None:
+    for kind in ("fp32", "bf16"):
+        train(codec({"run_dir": str(tmp_path / kind), "training.round_to": kind}))
+    full, half = (weights(tmp_path / kind) for kind in ("fp32", "bf16"))
+    assert full["centres"].dtype == torch.float32
+    assert half["centres"].dtype == torch.bfloat16
+    assert torch.equal(full["centres"].to(torch.bfloat16), half["centres"])
+    load_tokenizer(tmp_path / "bf16", "fake_codec")  # verifies the fingerprint
+
+
+def test_a_tokenizer_folder_is_no_model(codec: Make) -> None:
+    with pytest.raises(CheckpointError, match="holds a tokenizer, not a model"):
+        load_model(train(codec()).folder)
+
+
 # What comes after: decoders that use it
 
 

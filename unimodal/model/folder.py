@@ -133,6 +133,12 @@ def load_model(
         decoder = open_huggingface(folder)
     else:
         verify_folder(folder)
+        if not (folder / CONFIG).is_file():
+            raise CheckpointError(
+                "It holds a tokenizer, not a model.",
+                subject=str(folder),
+                remedy="Name it below `tokenizers:` of an experiment, and train a model with it.",
+            )
         decoder = Decoder(read_config(folder), read_vocabulary(folder))
         load_weights(decoder, folder / WEIGHTS)
     if vocabulary is not None:

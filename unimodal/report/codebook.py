@@ -71,7 +71,7 @@ def measure_codes(
     Args:
         modality: The tokenizer.
         values: Held-out values, at least one.
-        num_shown: Values that are shown.
+        num_shown: Values that are shown, spread over all.
         rivals: Whether to ask for them.
     """
     encoded = modality.encode_batch(values)
@@ -82,16 +82,18 @@ def measure_codes(
         bits=sum(bits_of(modality, tokens) for tokens in encoded),
         units=sum(modality.raw_units(value) for value in values),
     )
+    count = min(num_shown, len(values))
+    places = [i * len(values) // count for i in range(count)]
     shown = [
-        {"original": modality.show(value), "reconstruction": modality.show(again)}
-        for value, again in zip(values[:num_shown], decoded, strict=False)
+        {"original": modality.show(values[i]), "reconstruction": modality.show(decoded[i])}
+        for i in places
     ]
     if rivals:
         for name, (others, bits) in modality.rivals(values, found.bits).items():
             numbers = {k: n for k, (n, _) in _fidelity(modality, values, others).items()}
             found.rivals[name] = (numbers, bits)
-            for row, other in zip(shown, others, strict=False):
-                row[name] = modality.show(other)
+            for row, i in zip(shown, places, strict=True):
+                row[name] = modality.show(others[i])
     found.shown = shown
     return found
 
@@ -171,8 +173,9 @@ def _grid(shown: Sequence[Mapping[str, str]]) -> str:
     """Originals and what came back, in columns by value."""
     if not shown:
         return ""
-    rows = []
+    cells = []
     for name in shown[0]:
-        cells = "".join(f"<td>{row.get(name, '')}</td>" for row in shown)
-        rows.append(f"<tr><th>{html.escape(name)}</th>{cells}</tr>")
-    return f"<table>{''.join(rows)}</table>"
+        cells.append(f'<div class="soft">{html.escape(name)}</div>')
+        cells += [f"<div>{row.get(name, '')}</div>" for row in shown]
+    columns = f"grid-template-columns:100px repeat({len(shown)},minmax(48px,1fr))"
+    return f'<div class="codes" style="{columns}">{"".join(cells)}</div>'

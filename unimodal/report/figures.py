@@ -26,7 +26,7 @@ def has_matplotlib() -> bool:
     return find_spec("matplotlib") is not None
 
 
-def loss_svg(lines: Sequence[Mapping[str, Any]]) -> str:
+def loss_svg(lines: Sequence[Mapping[str, Any]], unit: str = "nats an id") -> str:
     """Loss of each task over the steps: training as lines, held-out as points. A data address."""
     train = [line for line in lines if line.get("kind") == "train"]
     held = [line for line in lines if line.get("kind") == "held_out"]
@@ -40,20 +40,20 @@ def loss_svg(lines: Sequence[Mapping[str, Any]]) -> str:
         steps, values = _series(held, name)
         axes.plot(steps, values, color=colour, marker="o", markersize=4, linestyle="none")
     axes.set_xlabel("step", color=INK)
-    axes.set_ylabel("nats an id (points: held out)", color=INK)
+    axes.set_ylabel(f"{unit} (points: held out)", color=INK)
     if names:
         axes.legend(frameon=False, fontsize=8, labelcolor=INK, ncols=2)
     return _svg(figure)
 
 
-def speed_svg(lines: Sequence[Mapping[str, Any]]) -> str:
-    """Positions a second, and how full the rows are, over the steps. A data address."""
+def speed_svg(lines: Sequence[Mapping[str, Any]], counted: str = "positions") -> str:
+    """What is counted, a second, over the steps. A data address."""
     train = [line for line in lines if line.get("kind") == "train"]
     figure, axes = _canvas(8.6, 2.2)
     pairs = [(x["step"], x["tokens_per_second"]) for x in train if x.get("tokens_per_second")]
     axes.plot([p[0] for p in pairs], [p[1] for p in pairs], color=COLOURS[0], linewidth=1.4)
     axes.set_ylim(bottom=0)
-    axes.set_ylabel("positions a second", color=INK)
+    axes.set_ylabel(f"{counted} a second", color=INK)
     axes.set_xlabel("step", color=INK)
     return _svg(figure)
 

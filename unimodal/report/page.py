@@ -67,7 +67,7 @@ def _page(
         "Scores": _scores(results),
         "Samples": _samples(data.get("samples", {}), data.get("tasks", {}), results),
         "Codes": codes_section(data.get("codes", {})),
-        "Training": _curves(lines),
+        "Training": _curves(lines, data),
         "Attention": _attention(data.get("attention")),
         "Data": _data(data.get("tasks", {}), lines),
         "Vocabulary": _vocabulary(data.get("vocabulary", [])),
@@ -96,7 +96,7 @@ def _headline(results: Results, lines: Sequence[Mapping[str, Any]], data: Mappin
     if trained:
         last = trained[-1]
         parts.append(f"{last['step']:,} steps, {last.get('minutes') or 0:.1f} minutes")
-        parts.append(f"{last.get('total_tokens', 0):,} positions")
+        parts.append(f"{last.get('total_tokens', 0):,} {_counted(data)}")
     entries = [entry for task in results.values() for entry in task.values()]
     if entries:
         above = len(entries) - len(not_above(results))
@@ -214,12 +214,19 @@ def _sample(example: Mapping[str, Any]) -> str:
     return f'<div class="sample">{given}<dl>{"".join(rows)}</dl></div>'
 
 
-def _curves(lines: Sequence[Mapping[str, Any]]) -> str:
+def _counted(data: Mapping[str, Any]) -> str:
+    """What training counted: a tokenizer learns from values."""
+    return "values" if data.get("codes") else "positions"
+
+
+def _curves(lines: Sequence[Mapping[str, Any]], data: Mapping[str, Any]) -> str:
     if not any(line.get("kind") == "train" for line in lines):
         return ""
     if not has_matplotlib():
         return '<p class="soft">No curves: matplotlib is not installed (extra `report`).</p>'
-    figures = ((loss_svg(lines), "loss of each task"), (speed_svg(lines), "speed"))
+    unit = "loss" if data.get("codes") else "nats an id"
+    speed = speed_svg(lines, _counted(data))
+    figures = ((loss_svg(lines, unit), "loss of each task"), (speed, "speed"))
     shown = "".join(
         f'<figure><img alt="{alt} over the steps" src="{source}"></figure>'
         for source, alt in figures

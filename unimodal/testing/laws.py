@@ -311,6 +311,29 @@ def augmentation(s: Subject) -> Iterator[str]:
             m.encode(other_value)
 
 
+@law
+def variation(s: Subject) -> Iterator[str]:
+    """`vary` gives values of the declared type that encode, the same for the same generator."""
+    m = s.modality
+    if type(m).vary is Modality.vary:
+        return
+    varied: list[list[Any]] = [[], []]
+    for number, value in enumerate(s.examples):
+        for several in varied:
+            several.append(m.vary(value, np.random.default_rng((s.seed, 13, number))))
+    for value in varied[0]:
+        if not isinstance(value, m.value_type):
+            yield f"`vary` gave a {type(value).__name__} instead of a {m.value_type.__name__}."
+            return
+    encoded, again = ([m.encode(value) for value in several] for several in varied)
+    if not all(map(same_tokens, encoded, again)):
+        yield "`vary` must depend on its generator alone."
+    other = Subject(m, varied[0], s.seed, encoded=encoded)
+    for check in (ids, features, grid, cycle, length):
+        for message in check(other):
+            yield f"after `vary`, {check.__name__} {message}"
+
+
 def _same(m: Modality[Any, Any], a: Any, b: Any) -> bool:
     try:
         return m.distance(a, b) == 0 or m.distance(a, a) > 0

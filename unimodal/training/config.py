@@ -17,6 +17,7 @@ from unimodal.stream import PackingConfig
 from unimodal.tasks.base import DataConfig, TaskConfig
 
 PRECISIONS = ("auto", "fp32", "bf16")
+ROUNDINGS = ("fp32", "bf16")
 OPTIMIZERS = ("adamw", "muon")
 SCHEDULES = ("cosine", "wsd", "constant")
 RESUMES = ("auto", "never", "must")
@@ -123,6 +124,10 @@ class TrainingConfig:
     """Let torch.compile fuse the layers around attention: a fifth faster on a CPU after
     half a minute; needs a C++ compiler there."""
 
+    round_to: str = "fp32"
+    """What the weights of a tokenizer are rounded to when its training ends, before it is scored:
+    `fp32` as they are, `bf16` for files of half the size that hold them without loss."""
+
     save_every: int = 500
     """Steps between checkpoints; one is always saved at the end."""
 
@@ -182,6 +187,7 @@ class TrainingConfig:
             _check(self, name, getattr(self, name) >= 0, "at least 0")
         _check(self, "ema_decay", 0 <= self.ema_decay < 1, "in [0, 1)")
         _check(self, "precision", self.precision in PRECISIONS, f"one of {', '.join(PRECISIONS)}")
+        _check(self, "round_to", self.round_to in ROUNDINGS, f"one of {', '.join(ROUNDINGS)}")
         _check(self, "save_every_minutes", self.save_every_minutes > 0, "above 0")
         _check(self, "keep", self.keep >= 2, "at least 2")
         _check(self, "fit_documents", self.fit_documents >= 1, "at least 1")

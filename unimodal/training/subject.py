@@ -232,6 +232,10 @@ class TokenizerSubject(Subject):
         """Ready to encode."""
         if average is not None:
             self.network.load_state_dict(average)
+        if self.config.training.round_to == "bf16":
+            with torch.no_grad():
+                for parameter in self.network.parameters():
+                    parameter.copy_(parameter.to(torch.bfloat16))
         self.network.eval()
         self.modality.is_trained = True
 
