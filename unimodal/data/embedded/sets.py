@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from unimodal.data.cache import MappedArray, read_rows
 from unimodal.data.captions import check_captions, styled
 from unimodal.data.genome import GenomeWindows, unpack_bases
-from unimodal.data.motion import MovingDigits
+from unimodal.data.motion import WORDS, MovingDigits
 from unimodal.data.sources import SOURCES, SPLITS, BaseSource, ListSource, Record, check_split
 from unimodal.data.tables import ImageTable
 from unimodal.errors import DataError
@@ -67,10 +67,11 @@ def fashion(*, split: str = "train") -> ImageTable:
 
 @SOURCES.register("embedded/digits")
 def digits(*, split: str = "train") -> ImageTable:
-    """Handwritten digits, 28 x 28, white on black. Record: `{"id", "image", "label"}`."""
+    """Handwritten digits, 28 x 28, white on black. Record: `{"id", "image", "text", "label"}`."""
+    rows = _rows("digits.jsonl", split)
     return ImageTable(
         Sheet("digits.png", 28),
-        _rows("digits.jsonl", split),
+        [{**row, "text": f"a handwritten {WORDS[row['label']]}"} for row in rows],
         name="embedded/digits",
         license="MIT",
         split=split,
