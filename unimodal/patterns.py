@@ -8,9 +8,9 @@ The rule that all patterns share, written once in `visible`:
 - of those candidates, the pattern of the segment's modality keeps the pairs that its predicate
   allows. Control positions (openers, headers, ends) are always kept.
 
-A pattern is one predicate on two cells and one range function that bounds which keys of a segment
-a block of queries can reach. The reference and the CPU evaluate the predicate; the range is for
-executors that never see a whole mask, and none here calls it yet. Patterns compose with `&` and
+A pattern is one predicate on two cells, one range function that bounds which keys of a segment a
+block of queries can reach, and the form in which kernels read both. The reference and the CPU
+evaluate the predicate; kernels the form. Patterns compose with `&` and
 `|`. They read `grid`, never RoPE positions. Outside packages register theirs by decorator, or
 through the entry point group `unimodal.patterns`.
 
@@ -27,6 +27,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from unimodal.errors import ConfigError
+from unimodal.kernels.attention.forms import ANY, BEFORE, BOX, COLUMN, ROW, Form
 from unimodal.registry import Registry
 from unimodal.types import Coordinates
 
@@ -65,6 +66,13 @@ class Pattern(ABC):
         """
         return 0, shape[0] * shape[1] * shape[2]
 
+    def form(self) -> Form | None:
+        """The pattern as kernels read it (`unimodal.kernels.attention.forms`), if it has a form.
+
+        Without one, attention on a GPU falls back to the dense reference, and says so in the log.
+        """
+        return None
+
     def __and__(self, other: "Pattern") -> "Pattern":
         return _Both(self, other)
 
@@ -88,6 +96,9 @@ class Causal(Pattern):
     def allows(self, q: Cells, k: Cells) -> Bool[Tensor, "..."]:
         shape = torch.broadcast_shapes(q.t.shape, k.t.shape)
         return torch.ones(shape, dtype=torch.bool, device=q.t.device)
+
+    def form(self) -> Form:
+        return Form.of(BOX, ANY, ANY, ANY)
 
     @property
     def is_dense(self) -> bool:
@@ -122,6 +133,9 @@ class Prefix(Pattern):
     def allows(self, q: Cells, k: Cells) -> Bool[Tensor, "..."]:
         return (k.t < self.length) | (k.t == q.t)
 
+    def form(self) -> Form:
+        return Form.of(BEFORE, self.length) | Form.of(BOX, 0, ANY, ANY)
+
 
 @patterns.register("window")
 @dataclass(frozen=True)
@@ -140,6 +154,9 @@ class Window(Pattern):
     def allows(self, q: Cells, k: Cells) -> Bool[Tensor, "..."]:
         return (q.t - k.t).abs() < self.size
 
+    def form(self) -> Form:
+        return Form.of(BOX, self.size - 1, ANY, ANY)
+
     def key_range(self, first: int, last: int, shape: GridShape) -> Range:
         cells_per_t = shape[1] * shape[2]
         start = (first // cells_per_t - self.size + 1) * cells_per_t
@@ -157,6 +174,9 @@ class Row(Pattern):
         above = (k.h == q.h - 1) & (k.w >= q.w)
         return (q.t == k.t) & (same | above)
 
+    def form(self) -> Form:
+        return Form.of(ROW)
+
     def key_range(self, first: int, last: int, shape: GridShape) -> Range:
         width = shape[2]
         return _clip(first - width, (last // width + 1) * width, shape)
@@ -171,6 +191,9 @@ class Column(Pattern):
         same = (q.w == k.w) & ((k.h <= q.h) | (k.index > q.index))
         left = (k.w == q.w - 1) & (k.h >= q.h)
         return (q.t == k.t) & (same | left)
+
+    def form(self) -> Form:
+        return Form.of(COLUMN)
 
     def key_range(self, first: int, last: int, shape: GridShape) -> Range:
         frame = shape[1] * shape[2]
@@ -196,6 +219,9 @@ class Conv(Pattern):
     def allows(self, q: Cells, k: Cells) -> Bool[Tensor, "..."]:
         reach = self.size // 2
         return (q.t == k.t) & ((q.h - k.h).abs() <= reach) & ((q.w - k.w).abs() <= reach)
+
+    def form(self) -> Form:
+        return Form.of(BOX, 0, self.size // 2, self.size // 2)
 
     def key_range(self, first: int, last: int, shape: GridShape) -> Range:
         reach = (self.size // 2) * (shape[2] + 1)
@@ -226,6 +252,9 @@ class Nearby3D(Pattern):
             & ((q.w - k.w).abs() <= self.w)
         )
 
+    def form(self) -> Form:
+        return Form.of(BOX, self.t, self.h, self.w)
+
     def key_range(self, first: int, last: int, shape: GridShape) -> Range:
         reach = (self.t * shape[1] + self.h) * shape[2] + self.w
         return _clip(first - reach, last + reach + 1, shape)
@@ -238,6 +267,10 @@ class _Both(Pattern):
 
     def allows(self, q: Cells, k: Cells) -> Bool[Tensor, "..."]:
         return self.left.allows(q, k) & self.right.allows(q, k)
+
+    def form(self) -> Form | None:
+        left, right = self.left.form(), self.right.form()
+        return None if left is None or right is None else left & right
 
     def key_range(self, first: int, last: int, shape: GridShape) -> Range:
         a, b = (p.key_range(first, last, shape) for p in (self.left, self.right))
@@ -256,6 +289,10 @@ class _Either(Pattern):
 
     def allows(self, q: Cells, k: Cells) -> Bool[Tensor, "..."]:
         return self.left.allows(q, k) | self.right.allows(q, k)
+
+    def form(self) -> Form | None:
+        left, right = self.left.form(), self.right.form()
+        return None if left is None or right is None else left | right
 
     def key_range(self, first: int, last: int, shape: GridShape) -> Range:
         a, b = (p.key_range(first, last, shape) for p in (self.left, self.right))

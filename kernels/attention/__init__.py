@@ -2,6 +2,8 @@
 
 from unimodal.kernels.attention.api import attend_cached as attend_cached
 from unimodal.kernels.attention.api import attention as attention
-from unimodal.kernels.attention.plan import AttentionPlan as AttentionPlan
-from unimodal.kernels.attention.plan import PatternLike as PatternLike
+from unimodal.kernels.attention.api import attention_with_lse as attention_with_lse
+from unimodal.kernels.attention.contract import AttentionPlan as AttentionPlan
+from unimodal.kernels.attention.contract import PatternLike as PatternLike
+from unimodal.kernels.attention.forms import Form as Form
 from unimodal.kernels.attention.plan import plan_attention as plan_attention

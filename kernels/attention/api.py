@@ -5,11 +5,12 @@ decoding against a cache. The operators are registered with torch (`torch.ops.un
 so `torch.compile` passes through them.
 
 Not here: who sees whom (a function handed to `plan_attention`), normalisation and rotation of
-queries and keys (`unimodal.kernels.qk_prologue`). CUDA tensors take the reference until a Triton
-kernel lands; this is logged once.
+queries and keys (`unimodal.kernels.qk_prologue`). Which implementation runs is decided with the
+plan (`unimodal.kernels.dispatch`): forward and backward of one call always take the same.
 """
 
-import logging
+import importlib
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -17,11 +18,16 @@ from torch import Tensor
 
 from unimodal.errors import ShapeError
 from unimodal.kernels.attention import cpu, reference
-from unimodal.kernels.attention.plan import AttentionPlan
+from unimodal.kernels.attention.contract import AttentionPlan
+from unimodal.kernels.attention.tokens import TOKEN_TENSORS
+from unimodal.kernels.dispatch import choose, register
 
-_log = logging.getLogger(__name__)
+MAX_HEAD = 256
+"""Largest head size of the Triton kernels."""
+
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-_told: set[str] = set()
+
+register("attention", ("reference", "cpu", "triton"))
 
 _library = torch.library.Library("unimodal", "FRAGMENT")
 _library.define(
@@ -34,7 +40,11 @@ _library.define(
 
 
 def attention(
-    q: Tensor, k: Tensor, v: Tensor, plan: AttentionPlan, scale: float | None = None
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    plan: AttentionPlan,
+    scale: float | None = None,
 ) -> Tensor:
     """Attention of packed documents: softmax(scale * q k^T over visible keys) v.
 
@@ -57,6 +67,25 @@ def attention(
     References:
         Dao et al. 2022, FlashAttention. Differs: masks come from a pattern algebra.
     """
+    return attention_with_lse(q, k, v, plan, scale)[0]
+
+
+def attention_with_lse(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    plan: AttentionPlan,
+    scale: float | None = None,
+) -> tuple[Tensor, Tensor]:
+    """`attention`, and the log of the sum of exponentials of its scores.
+
+    Returns:
+        The result [B, T, N, H], and the log-sums [B, T, N], float32 (float64 for float64), minus
+        infinity where a query sees no key; no gradient flows through them.
+
+    Raises:
+        ShapeError: as `attention`.
+    """
     _check(q, k, v)
     if plan.shape != tuple(q.shape[:2]):
         raise ShapeError(
@@ -65,8 +94,14 @@ def attention(
             remedy="Make a plan for each batch.",
         )
     factor = q.shape[-1] ** -0.5 if scale is None else scale
-    result: Tensor = _Attention.apply(q, k, v, factor, *plan.tensors())
-    return result
+    tensors = plan.tensors()
+    if any(x.device != q.device for x in (k, v, tensors[0])):
+        raise ShapeError(
+            f"`q`, `k`, `v` and `plan` must be on one device, but are on {q.device}, {k.device}, "
+            f"{v.device} and {tensors[0].device}."
+        )
+    out, lse = _Attention.apply(q, k, v, factor, *tensors)
+    return out, lse
 
 
 def attend_cached(q: Tensor, k_cache: Tensor, v_cache: Tensor, visible: Tensor) -> Tensor:
@@ -86,9 +121,14 @@ def attend_cached(q: Tensor, k_cache: Tensor, v_cache: Tensor, visible: Tensor) 
     Raises:
         ShapeError: if shapes do not fit.
     """
+    if q.ndim != 4 or k_cache.ndim != 4:
+        raise ShapeError(
+            "`q` must have shape (B, Tq, N, H) and `k_cache` (B, S, K, H), but they have "
+            f"{tuple(q.shape)} and {tuple(k_cache.shape)}."
+        )
     batch, length, heads, size = q.shape
     groups = k_cache.shape[2]
-    if heads % groups or k_cache.shape != v_cache.shape or k_cache.shape[3] != size:
+    if not groups or heads % groups or k_cache.shape != v_cache.shape or k_cache.shape[3] != size:
         raise ShapeError(
             f"`k_cache` and `v_cache` must have shape (B, S, K, {size}) with K dividing {heads}, "
             f"but have {tuple(k_cache.shape)} and {tuple(v_cache.shape)}."
@@ -98,19 +138,27 @@ def attend_cached(q: Tensor, k_cache: Tensor, v_cache: Tensor, visible: Tensor) 
             f"`visible` must have shape {(batch, length, k_cache.shape[1])}, "
             f"but has {tuple(visible.shape)}."
         )
-    if q.device.type == "cpu" and q.dtype in (torch.float32, torch.float64):
+    name = choose("attention", q, k_cache, v_cache, visible, unsupported=_why_no_kernel(q))
+    if name == "triton":
+        # The decoding kernels' own module, so that nobody without triton imports it.
+        decode = importlib.import_module("unimodal.kernels.attention.triton_decode")
+        result: Tensor = decode.attend_cached(q, k_cache, v_cache, visible)
+        return result
+    if name == "cpu" and q.dtype in (torch.float32, torch.float64):
         return cpu.attend_cached(q, k_cache.to(q.dtype), v_cache.to(q.dtype), visible)
     return reference.attend_dense(q, k_cache, v_cache, visible, size**-0.5)[0]
 
 
 class _Attention(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, scale: float, *plan: Tensor) -> Tensor:
+    def forward(
+        ctx: Any, q: Tensor, k: Tensor, v: Tensor, scale: float, *plan: Tensor
+    ) -> tuple[Tensor, Tensor]:
         out, lse = torch.ops.unimodal.attention(q, k, v, list(plan), scale)
         ctx.save_for_backward(q, k, v, out, lse, *plan)
+        ctx.mark_non_differentiable(lse)
         ctx.scale = scale
-        result: Tensor = out
-        return result
+        return out, lse
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
@@ -127,7 +175,8 @@ def _check(q: Tensor, k: Tensor, v: Tensor) -> None:
             "`q` must have shape (B, T, N, H), `k` and `v` (B, T, K, H), but they have "
             f"{tuple(q.shape)}, {tuple(k.shape)}, {tuple(v.shape)}."
         )
-    if q.shape[:2] != k.shape[:2] or q.shape[3] != k.shape[3] or q.shape[2] % k.shape[2]:
+    fits = q.shape[:2] == k.shape[:2] and q.shape[3] == k.shape[3]
+    if not fits or not k.shape[2] or q.shape[2] % k.shape[2]:
         raise ShapeError(
             f"`k` must have the (B, T) and H of `q` {tuple(q.shape)} and a number of heads that "
             f"divides {q.shape[2]}, but has {tuple(k.shape)}."
@@ -139,17 +188,46 @@ def _check(q: Tensor, k: Tensor, v: Tensor) -> None:
         )
 
 
-def _log_reference(device: str) -> None:
-    if device not in _told:
-        _told.add(device)
-        _log.warning("attention on %s runs the dense reference: no kernel for it yet.", device)
+def _implementation(q: Tensor, plan: list[Tensor]) -> ModuleType:
+    """Of a plan of tokens the Triton kernels, of gathered documents the CPU path or reference."""
+    if len(plan) != TOKEN_TENSORS:
+        fault = "its plan was made for another implementation"
+        return cpu if choose("attention", q, unsupported=fault) == "cpu" else reference
+    # On the CPU it was asked for by name, when the plan was made.
+    impl = None if q.device.type == "cuda" else "triton"
+    if choose("attention", q, impl=impl, unsupported=_why_no_kernel(q)) == "triton":
+        return importlib.import_module("unimodal.kernels.attention.triton")
+    return reference
 
 
-def _reference_forward(
+def _why_no_kernel(q: Tensor) -> str | None:
+    if q.dtype == torch.float64:
+        return "its inputs are float64"
+    if q.shape[-1] > MAX_HEAD:
+        return f"its head size {q.shape[-1]} is more than {MAX_HEAD}"
+    return None
+
+
+def _forward(
     q: Tensor, k: Tensor, v: Tensor, plan: list[Tensor], scale: float
 ) -> tuple[Tensor, Tensor]:
-    _log_reference(q.device.type)
-    return reference.forward(q, k, v, plan, scale)
+    result: tuple[Tensor, Tensor] = _implementation(q, plan).forward(q, k, v, plan, scale)
+    return result
+
+
+def _backward(
+    grad: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    out: Tensor,
+    lse: Tensor,
+    plan: list[Tensor],
+    scale: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    inputs = (grad, q, k, v, out, lse, plan, scale)
+    result: tuple[Tensor, Tensor, Tensor] = _implementation(q, plan).backward(*inputs)
+    return result
 
 
 def _fake_forward(
@@ -165,9 +243,8 @@ def _fake_backward(
     return q.new_empty(q.shape), k.new_empty(k.shape), v.new_empty(v.shape)
 
 
-_library.impl("attention", cpu.forward, "CPU")
-_library.impl("attention_backward", cpu.backward, "CPU")
-_library.impl("attention", _reference_forward, "CUDA")
-_library.impl("attention_backward", reference.backward, "CUDA")
+for _key in ("CPU", "CUDA"):
+    _library.impl("attention", _forward, _key)
+    _library.impl("attention_backward", _backward, _key)
 torch.library.register_fake("unimodal::attention", _fake_forward, lib=_library)
 torch.library.register_fake("unimodal::attention_backward", _fake_backward, lib=_library)

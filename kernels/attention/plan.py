@@ -15,15 +15,19 @@ Not here: the arithmetic of attention (`reference`, `cpu`). Tested by rebuilding
 the plan and comparing it with the function that made it.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from unimodal.errors import ShapeError
+from unimodal.kernels.attention.contract import AttentionPlan, MaskFunction, PatternLike
+from unimodal.kernels.attention.forms import MAX_CONDITIONS, Programs, number_programs
+from unimodal.kernels.attention.tokens import plan_tokens
+from unimodal.kernels.dispatch import choose
 
 if TYPE_CHECKING:
     from unimodal.types import Coordinates
@@ -32,7 +36,7 @@ CAUSAL, FULL, MASKED = 0, 1, 2
 """Modes of a task: lower triangle, every pair, or a mask of its own."""
 
 TASK_FIELDS = 10
-"""Integers of one row of `AttentionPlan.tasks`; see `Task`."""
+"""Integers of one row of `GatheredPlan.tasks`; see `Task`."""
 
 QUERY_BLOCK = 64
 """Queries of one block where a pattern is sparse enough to be cut."""
@@ -47,32 +51,19 @@ MAX_MASK = 1 << 26
 """Pairs of one masked bucket at most (64 MiB of mask); longer documents go one by one."""
 
 
-class PatternLike(Protocol):
-    """What the kernels ask of a pattern; `unimodal.patterns.Pattern` has it."""
-
-    @property
-    def is_dense(self) -> bool:
-        """Whether every pair is allowed."""
-        ...
-
-
-MaskFunction = Callable[["Coordinates", "Coordinates", Sequence[PatternLike]], Tensor]
-"""The dense definition: `(queries, keys, by_kind) -> bool (..., Tq, Tk)`."""
-
-
 @dataclass(frozen=True)
 class Task:
     """One call of the inner attention: some queries of a bucket against some of its keys.
 
     Attributes:
-        start: First slot of the bucket in `AttentionPlan.gather`.
+        start: First slot of the bucket in `GatheredPlan.gather`.
         count: Documents of the bucket.
         length: Slots of each document.
         mode: `CAUSAL`, `FULL` or `MASKED`.
         padded: 1 if some slots of the bucket produce nothing (padding, or queries without keys).
         q_start, q_stop: The queries within each document.
-        column_start, column_count: Key columns within `AttentionPlan.columns`; count -1 means all.
-        mask_start: First element in `AttentionPlan.mask`; the mask is [count, queries, keys].
+        column_start, column_count: Key columns within `GatheredPlan.columns`; count -1 means all.
+        mask_start: First element in `GatheredPlan.mask`; the mask is [count, queries, keys].
     """
 
     start: int
@@ -94,7 +85,7 @@ class Task:
 
 
 @dataclass(frozen=True)
-class AttentionPlan:
+class GatheredPlan(AttentionPlan):
     """The plan of a batch of B x T positions. Seven tensors, so that it passes through an operator.
 
     Attributes:
@@ -129,7 +120,7 @@ class AttentionPlan:
             self.tasks,
         ]
 
-    def to(self, device: torch.device | str) -> "AttentionPlan":
+    def to(self, device: torch.device | str) -> "GatheredPlan":
         """The same plan with its tensors on `device`; the table of tasks stays on the CPU."""
         names = ("gather", "silent", "place", "place_out", "mask", "columns")
         return replace(self, **{name: getattr(self, name).to(device) for name in names})
@@ -161,10 +152,11 @@ def plan_attention(
         visible: The function that defines who sees whom, called on the gathered documents only.
 
     Returns:
-        A plan on the device of `coordinates`.
+        A plan on the device of `coordinates`, for the implementation that `dispatch` chooses.
 
     Raises:
         ShapeError: if `coordinates` is not [B, T].
+        BackendUnavailableError: if Triton was asked for by name and cannot run these patterns.
     """
     if coordinates.document.ndim != 2:
         raise ShapeError(
@@ -172,10 +164,26 @@ def plan_attention(
             f"{tuple(coordinates.document.shape)}."
         )
     device = coordinates.document.device
+    programs, fault = _programs(by_kind)
+    if choose("attention", coordinates.document, unsupported=fault) == "triton":
+        assert programs is not None
+        return plan_tokens(coordinates, programs)
     shape = (coordinates.document.shape[0], coordinates.document.shape[1])
     flat = coordinates.map(lambda tensor: tensor.detach().cpu().flatten(0, 1))
     builder = _Builder(flat, shape, by_kind, visible)
     return builder.build().to(device)
+
+
+def _programs(by_kind: Sequence[PatternLike]) -> tuple[Programs | None, str | None]:
+    """What kernels read of the patterns, or why they cannot."""
+    forms = [None if pattern.is_dense else pattern.form() for pattern in by_kind]
+    for pattern, form in zip(by_kind, forms, strict=True):
+        if form is None and not pattern.is_dense:
+            return None, f"the pattern {pattern} has no form for kernels"
+    programs = number_programs(forms)
+    if programs is None:
+        return None, f"the patterns have more than {MAX_CONDITIONS} conditions"
+    return programs, None
 
 
 class _Builder:
@@ -194,7 +202,7 @@ class _Builder:
         self.tasks: list[Task] = []
         self.slots = self.mask_size = self.column_size = 0
 
-    def build(self) -> AttentionPlan:
+    def build(self) -> GatheredPlan:
         order, starts, lengths = self._documents()
         masked = self._needs_mask(order, starts)
         for wants_mask in (False, True):
@@ -284,7 +292,7 @@ class _Builder:
         mask[..., 1:] &= ~silent[:, :, None]
         return mask, silent
 
-    def _finish(self) -> AttentionPlan:
+    def _finish(self) -> GatheredPlan:
         def join(parts: list[Tensor], dtype: torch.dtype) -> Tensor:
             return torch.cat(parts) if parts else torch.zeros(0, dtype=dtype)
 
@@ -303,7 +311,7 @@ class _Builder:
         quiet = first & silent
         place_out[gather[quiet]] = self.slots
         rows = [list(vars(task).values()) for task in self.tasks]
-        return AttentionPlan(
+        return GatheredPlan(
             gather=gather,
             silent=silent,
             place=place,

@@ -7,6 +7,7 @@ and `torch.nn.functional.scaled_dot_product_attention`.
 import torch
 from torch import Tensor
 
+from unimodal.kernels.attention import tokens
 from unimodal.kernels.attention.plan import CAUSAL, FULL, read_tasks
 
 
@@ -66,6 +67,8 @@ def attend_dense_backward(
 
 def dense_mask(plan: list[Tensor], batch: int, length: int) -> Tensor:
     """The mask bool [B, T, T] that a plan stands for: what `visible` said when it was made."""
+    if len(plan) == tokens.TOKEN_TENSORS:
+        return tokens.dense_mask(plan, batch, length)
     gather, silent, _, place_out, mask, columns, tasks = plan
     result = torch.zeros(batch * length, length, dtype=torch.bool, device=gather.device)
     for task in read_tasks(tasks):
@@ -96,7 +99,7 @@ def forward(
 ) -> tuple[Tensor, Tensor]:
     """`attend_dense` over the mask of a plan; see `api.attention`."""
     visible = dense_mask(plan, q.shape[0], q.shape[1])
-    held = (plan[2] < len(plan[0])).reshape(q.shape[:2])[:, :, None, None]
+    held = _held(plan, visible)
     q, k, v = (torch.where(held, x, 0.0) for x in (q, k, v))
     out, lse = attend_dense(q, k, v, visible, scale)
     return out, lse.to(_lse_dtype(q))
@@ -114,9 +117,18 @@ def backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of `forward`."""
     visible = dense_mask(plan, q.shape[0], q.shape[1])
-    held = (plan[2] < len(plan[0])).reshape(q.shape[:2])[:, :, None, None]
+    held = _held(plan, visible)
     q, k, v = (torch.where(held, x, 0.0) for x in (q, k, v))
     return attend_dense_backward(grad, q, k, v, out, lse, visible, scale)
+
+
+def _held(plan: list[Tensor], visible: Tensor) -> Tensor:
+    """Positions that are no padding (or that some query sees). bool [B, T, 1, 1]."""
+    if len(plan) == tokens.TOKEN_TENSORS:
+        held = visible.any(dim=1) | visible.any(dim=2)
+    else:
+        held = (plan[2] < len(plan[0])).reshape(visible.shape[:2])
+    return held[:, :, None, None]
 
 
 def _lse_dtype(q: Tensor) -> torch.dtype:

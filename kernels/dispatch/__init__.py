@@ -8,3 +8,4 @@ from unimodal.kernels.dispatch.choice import is_interpreted as is_interpreted
 from unimodal.kernels.dispatch.choice import register as register
 from unimodal.kernels.dispatch.choice import using as using
 from unimodal.kernels.dispatch.gate import GateCase as GateCase
+from unimodal.kernels.dispatch.gate import launch as launch

@@ -30,3 +30,10 @@ class GateCase:
     grid: tuple[int, ...] = (1,)
     num_warps: int = 4
     num_stages: int = 2
+
+
+def launch(case: GateCase) -> None:
+    """Launch a kernel as the compile gate sees it."""
+    case.kernel[case.grid](
+        *case.args, **case.constexprs, num_warps=case.num_warps, num_stages=case.num_stages
+    )

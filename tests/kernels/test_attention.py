@@ -7,18 +7,23 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from unimodal.errors import ShapeError
+from unimodal.kernels import dispatch
 from unimodal.kernels.attention import (
     AttentionPlan,
-    api,
     attend_cached,
     attention,
+    attention_with_lse,
     cpu,
     plan_attention,
     reference,
 )
+from unimodal.kernels.attention import plan as plan_module
 from unimodal.kernels.attention.plan import read_tasks
+from unimodal.kernels.attention.tokens import TokenPlan
+from unimodal.kernels.dispatch import choice
 from unimodal.patterns import (
     Causal,
     Cells,
@@ -384,11 +389,37 @@ def test_cached_refuses_wrong_shapes() -> None:
         attend_cached(q, k[:, :, :1].expand(1, 5, 3, 8), k, torch.ones(1, 1, 5, dtype=torch.bool))
 
 
-def test_a_device_without_a_kernel_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
-    api._told.clear()
+def test_a_pattern_without_a_form_takes_the_reference_on_a_gpu_and_says_so(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str | None] = []
+
+    def on_a_gpu(op: str, _: Tensor, unsupported: str | None = None) -> str:
+        asked.append(unsupported)
+        with FakeTensorMode():
+            return dispatch.choose(op, torch.empty(1, device="cuda"), unsupported=unsupported)
+
+    monkeypatch.setattr(plan_module, "choose", on_a_gpu)
+    monkeypatch.setattr(choice, "_can_import_triton", lambda: True)
+    monkeypatch.setattr(choice, "_told", set())
     with caplog.at_level("WARNING"):
-        api._log_reference("cuda")
-        api._log_reference("cuda")
+        for _ in range(2):
+            plan_attention(packed(), [Causal(), EverySecond()], visible)
+        assert isinstance(plan_attention(packed(), [Causal(), Row()], visible), TokenPlan)
+    assert asked == ["the pattern EverySecond() has no form for kernels"] * 2 + [None]
     assert [record.message for record in caplog.records] == [
-        "attention on cuda runs the dense reference: no kernel for it yet."
+        "attention runs the reference: the pattern EverySecond() has no form for kernels."
     ]
+
+
+def test_log_sums_come_with_the_result_and_no_gradient() -> None:
+    coordinates = packed()
+    plan = plan_attention(coordinates, [Causal(), Row()], visible)
+    q, k, v = inputs(plan.shape, 4, 2, 8, torch.float32)
+    out, lse = attention_with_lse(q, k, v, plan)
+    mask = visible(coordinates, coordinates, [Causal(), Row()])
+    _, exact = reference.attend_dense(q.double(), k.double(), v.double(), mask, 8**-0.5)
+    assert torch.equal(out, attention(q, k, v, plan))
+    assert not lse.requires_grad
+    assert torch.equal(lse == -torch.inf, exact == -torch.inf)
+    assert (lse.double() - exact.detach()).nan_to_num().abs().max().item() < 1e-5

@@ -1,0 +1,49 @@
+"""What attention and its callers agree on: what a plan is, and what is asked of a pattern."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Protocol, Self
+
+import torch
+from torch import Tensor
+
+from unimodal.kernels.attention.forms import Form
+
+if TYPE_CHECKING:
+    from unimodal.types import Coordinates
+
+
+class AttentionPlan(ABC):
+    """What one batch's attention visits, made once for all layers of the same patterns.
+
+    Which sort it is decides what runs: a `GatheredPlan` the CPU path or the reference, a
+    `TokenPlan` the Triton kernels.
+    """
+
+    shape: tuple[int, int]
+    """(B, T)."""
+
+    @abstractmethod
+    def tensors(self) -> list[Tensor]:
+        """What the operators take."""
+
+    @abstractmethod
+    def to(self, device: torch.device | str) -> Self:
+        """The plan on another device."""
+
+
+class PatternLike(Protocol):
+    """What the kernels ask of a pattern; `unimodal.patterns.Pattern` has it."""
+
+    @property
+    def is_dense(self) -> bool:
+        """Whether every pair is allowed."""
+        ...
+
+    def form(self) -> Form | None:
+        """The pattern as kernels read it, or None if it has no such form."""
+        ...
+
+
+MaskFunction = Callable[["Coordinates", "Coordinates", Sequence[PatternLike]], Tensor]
+"""The dense definition: `(queries, keys, by_kind) -> bool (..., Tq, Tk)`."""

@@ -1,0 +1,245 @@
+"""Attention as Triton kernels: launches of the forward and the backward with their tile sizes.
+
+Private: `api` checks inputs and comes here with the four tensors of a `TokenPlan`. Where the plan
+orders cells by column, queries, keys and values are gathered into that order first and results are
+scattered back; the kernels see no permutation. Not here: the kernels themselves
+(`triton_forward`, `triton_backward`, `triton_decode`) and which tiles they visit
+(`triton_schedule`).
+"""
+
+from typing import Any
+
+import torch
+import triton
+from torch import Tensor
+
+from unimodal.kernels.attention.forms import BEFORE, BOX, COLUMN
+from unimodal.kernels.attention.tokens import FIELDS, compile_time_code
+from unimodal.kernels.attention.triton_backward import (
+    attention_backward_kv,
+    attention_backward_q,
+    attention_delta,
+)
+from unimodal.kernels.attention.triton_decode import decode_cases
+from unimodal.kernels.attention.triton_forward import attention_forward
+from unimodal.kernels.attention.triton_schedule import RUN_FIELDS, RUNS, schedule_cases, schedule_of
+from unimodal.kernels.dispatch import GateCase, launch, tables
+
+MAX_STRIDE = 1 << 23
+"""Largest distance of two tokens in elements: offsets within a tile are 32 bits wide."""
+
+LOG2E = 1.4426950408889634
+
+
+def forward(
+    q: Tensor, k: Tensor, v: Tensor, plan: list[Tensor], scale: float
+) -> tuple[Tensor, Tensor]:
+    """See `reference.forward`."""
+    order = plan[2]
+    q, k, v = (_rows(x, order) for x in (q, k, v))
+    out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
+    lse = torch.empty(q.shape[:3], dtype=torch.float32, device=q.device)
+    if q.numel():
+        config = _config("forward", q, plan)
+        runs = schedule_of(plan, config["BLOCK_M"], config["BLOCK_N"], by_key=False)
+        launch(_forward_case(q, k, v, out, lse, plan, runs, scale, config))
+    return _back(out, order), _back(lse, order)
+
+
+def backward(
+    grad: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    out: Tensor,
+    lse: Tensor,
+    plan: list[Tensor],
+    scale: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """See `reference.backward`."""
+    order = plan[2]
+    grad, q, k, v, out, lse = (_rows(x, order) for x in (grad, q, k, v, out, lse))
+    grads = [torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in (q, k, v)]
+    if q.numel():
+        lse = lse.contiguous()
+        delta = torch.empty(lse.shape, dtype=torch.float32, device=out.device)
+        launch(_delta_case(grad, out.contiguous(), lse, delta, plan[0]))
+        for part in ("q", "kv"):
+            config = _config(f"backward_{part}", q, plan)
+            runs = schedule_of(plan, config["BLOCK_M"], config["BLOCK_N"], by_key=part == "kv")
+            inputs = (grad, q, k, v, lse, delta)
+            launch(_backward_case(part, inputs, grads, plan, runs, scale, config))
+    grad_q, grad_k, grad_v = (_back(x, order) for x in grads)
+    return grad_q, grad_k, grad_v
+
+
+def gate_cases(head_dim: int, dtype: torch.dtype) -> list[GateCase]:
+    """Every kernel as it is launched, for plain causal layers and for layers with patterns."""
+    q = torch.empty(1, 64, 4, head_dim, dtype=dtype)
+    k = torch.empty(1, 64, 2, head_dim, dtype=dtype)
+    lse = torch.empty(1, 64, 4)
+    tokens = torch.zeros(FIELDS, 1, 64, dtype=torch.int32)
+    runs = torch.zeros(1, 1, RUN_FIELDS, dtype=torch.int32)
+    column = torch.tensor([COLUMN | 8 | 16 | 1 << 5, BOX | 8 | 16 | 2 << 5])
+    cases = [_delta_case(q, q, lse, lse, tokens), *decode_cases(head_dim, dtype)]
+    for codes in (column[:0], column):
+        parameters = torch.zeros(len(codes), 4, dtype=torch.int32)
+        plan = [tokens, parameters, torch.zeros(0, dtype=torch.int64), codes]
+        config = _config("forward", q, plan)
+        cases.append(_forward_case(q, k, k, q, lse, plan, runs, 1.0, config))
+        for part in ("q", "kv"):
+            config = _config(f"backward_{part}", q, plan)
+            inputs = (q, q, k, k, lse, lse)
+            cases.append(_backward_case(part, inputs, [q, k, k], plan, runs, 1.0, config))
+        cases += schedule_cases(plan)
+    return cases
+
+
+def _forward_case(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    out: Tensor,
+    lse: Tensor,
+    plan: list[Tensor],
+    runs: Tensor,
+    scale: float,
+    config: dict[str, int],
+) -> GateCase:
+    blocks = triton.cdiv(q.shape[1], config["BLOCK_M"])
+    arguments = (
+        *(q, k, v, out, lse, plan[0], plan[1], runs),
+        *_sizes(q, k, blocks),
+        *(*q.stride()[:3], *k.stride()[:3], *v.stride()[:3]),
+        scale * LOG2E,
+    )
+    grid = (blocks * q.shape[2] * q.shape[0],)
+    return _case("forward", attention_forward, arguments, _constants(q, plan), grid, config)
+
+
+def _backward_case(
+    part: str,
+    inputs: tuple[Tensor, ...],
+    grads: list[Tensor],
+    plan: list[Tensor],
+    runs: Tensor,
+    scale: float,
+    config: dict[str, int],
+) -> GateCase:
+    """Args: `inputs` are gradient, q, k, v, log-sums and delta; `part` is `q` or `kv`."""
+    grad, q, k, v = inputs[:4]
+    by_key = part == "kv"
+    blocks = triton.cdiv(q.shape[1], config["BLOCK_N" if by_key else "BLOCK_M"])
+    kernel = attention_backward_kv if by_key else attention_backward_q
+    arguments = (
+        *inputs,
+        *(grads[1:] if by_key else grads[:1]),
+        *(plan[0], plan[1], runs),
+        *_sizes(q, k, blocks),
+        *[stride for x in (grad, q, k, v) for stride in x.stride()[:3]],
+        scale,
+    )
+    grid = (blocks * (k if by_key else q).shape[2] * q.shape[0],)
+    return _case(f"backward_{part}", kernel, arguments, _constants(q, plan), grid, config)
+
+
+def _delta_case(grad: Tensor, out: Tensor, lse: Tensor, delta: Tensor, tokens: Tensor) -> GateCase:
+    batch, length, heads, size = out.shape
+    rows = batch * length * heads
+    config = tables.lookup("attention.delta", size, out.dtype)
+    arguments = (grad, out, lse, delta, tokens[1], rows, heads, length, *grad.stride()[:3])
+    constants = {"H": size, "BLOCK_H": _block_of(size)}
+    grid = (triton.cdiv(rows, config["BLOCK"]),)
+    return _case("delta", attention_delta, arguments, constants, grid, config)
+
+
+def _case(
+    name: str,
+    kernel: Any,
+    arguments: tuple[Any, ...],
+    constants: dict[str, Any],
+    grid: tuple[int, ...],
+    config: dict[str, int],
+) -> GateCase:
+    sort = "" if "CODES" not in constants else " sparse" if constants["CODES"] else " dense"
+    dtype = str(arguments[0].dtype).removeprefix("torch.")
+    return GateCase(
+        name=f"{name}{sort} {constants['H']} {dtype}",
+        kernel=kernel,
+        args=arguments,
+        constexprs={**constants, **{n: v for n, v in config.items() if not n.startswith("num_")}},
+        grid=grid,
+        num_warps=config["num_warps"],
+        num_stages=config["num_stages"],
+    )
+
+
+def _rows(x: Tensor, order: Tensor) -> Tensor:
+    """The tensor in the plan's order, its last axis contiguous and its tokens not too far apart."""
+    if len(order):
+        return x.flatten(0, 1).index_select(0, order).view(x.shape)
+    if x.stride(-1) != 1 or x.stride(1) > MAX_STRIDE:
+        return x.contiguous()
+    return x
+
+
+def _back(x: Tensor, order: Tensor) -> Tensor:
+    """A result in stream order."""
+    if not len(order):
+        return x
+    result = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+    result.flatten(0, 1).index_copy_(0, order, x.flatten(0, 1))
+    return result
+
+
+def _sizes(q: Tensor, k: Tensor, blocks: int) -> tuple[int, ...]:
+    batch, length, heads, _ = q.shape
+    return length, blocks, heads, heads // k.shape[2], batch * length
+
+
+def _constants(q: Tensor, plan: list[Tensor]) -> dict[str, Any]:
+    size, codes = q.shape[3], plan[3].tolist()
+    return {
+        "H": size,
+        "BLOCK_H": _block_of(size),
+        "CODES": compile_time_code(codes),
+        "CONDITIONS": len(codes),
+        "RUNS": RUNS,
+        # Tensor cores cut float32 to 10 bits of mantissa unless told not to.
+        "PRECISION": "ieee" if q.dtype == torch.float32 else "tf32",
+    }
+
+
+def _block_of(size: int) -> int:
+    return max(16, triton.next_power_of_2(size))
+
+
+def _config(kernel: str, q: Tensor, plan: list[Tensor]) -> dict[str, int]:
+    opcodes = {code & 7 for code in plan[3].tolist()}
+    # Boxes, rows and columns leave out most tiles if these are small.
+    sort = "sparse" if opcodes - {BEFORE} else "dense"
+    return tables.lookup(f"attention.{kernel}_{sort}", q.shape[3], q.dtype)
+
+
+def _declare() -> None:
+    sm90, half = "sm90", (torch.float16, torch.bfloat16)
+
+    def tiles(m: int, n: int, warps: int, stages: int) -> dict[str, int]:
+        return {"BLOCK_M": m, "BLOCK_N": n, "num_warps": warps, "num_stages": stages}
+
+    small = tiles(64, 32, 4, 2)
+    for kernel in ("forward", "backward_q", "backward_kv"):
+        for sort in ("dense", "sparse"):
+            default = tiles(64, 32, 4, 1) if kernel != "forward" else small
+            rows: dict[tables.Row, dict[str, int]] = {}
+            if kernel == "forward" and sort == "dense":
+                for dtype in half:
+                    rows |= {
+                        (sm90, 64, dtype): tiles(128, 64, 4, 3),
+                        (sm90, 128, dtype): tiles(128, 64, 8, 3),
+                    }
+            tables.declare(f"attention.{kernel}_{sort}", default, rows)
+    tables.declare("attention.delta", {"BLOCK": 32, "num_warps": 4, "num_stages": 1})
+
+
+_declare()
