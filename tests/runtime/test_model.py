@@ -123,11 +123,11 @@ def test_a_named_task_takes_all_that_is_given_or_is_refused(model, clip):
     assert document.segments[1].value == "why"
     assert document.asked() == ["fake_grid"]
     assert model.document((), task="lines").asked() == ["fake_line"]
+    assert [s.value for s in model.document("abc", task="goes_on").segments] == ["abc", None]
     for given, task, to in (
         ([sound], "asked_of", "auto"),  # the question is missing
         ([line, sound], "asked_of", "auto"),
         ("abc", "lines", "auto"),  # its template has no place for a prompt
-        ("abc", "goes_on", "auto"),  # its template would cut the prompt
         ([sound], "hear", "fake_grid"),
         ([sound], "hear", None),
     ):

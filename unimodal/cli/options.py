@@ -25,13 +25,20 @@ def add_run(parser: argparse.ArgumentParser) -> None:
 
 
 def add_sampling_options(parser: argparse.ArgumentParser) -> None:
-    """Temperature, top-k, top-p, seed, length."""
+    """Temperature, top-k, top-p, seed, guidance, length."""
     parser.add_argument("--temperature", type=float, default=1.0, help="0 takes the likeliest id")
     parser.add_argument(
         "--top-k", type=int, metavar="K", help="draw among the K likeliest; by default all"
     )
     parser.add_argument("--top-p", type=float, default=1.0, metavar="P", help="1: all ids")
     parser.add_argument("--seed", type=int, default=0, help="same seed, same answer")
+    parser.add_argument(
+        "--guidance",
+        type=float,
+        default=1.0,
+        metavar="G",
+        help="push the answer towards what is given: 2 to 5; 1 not at all",
+    )
     parser.add_argument(
         "--max-tokens", type=int, default=256, metavar="N", help="longest answer in ids"
     )

@@ -16,6 +16,7 @@ from unimodal.errors import CheckpointError, ConfigError
 from unimodal.generation import (
     Answer,
     Engine,
+    OnProgress,
     Request,
     Sampling,
     Score,
@@ -29,11 +30,14 @@ from unimodal.modality import config_from_dict
 from unimodal.model.decoder import Decoder
 from unimodal.model.folder import EXPERIMENT, find_model, load_model
 from unimodal.runtime.prompts import AUTO, Prompt, Prompts
+from unimodal.runtime.ranking import rank_in_reverse, reverse_task
 from unimodal.runtime.results import Choice, Transcript, TranscriptSegment
 from unimodal.runtime.schema import describe
 from unimodal.stream import Document, Segment
 from unimodal.tasks import DataConfig, Task, TaskConfig, build_task
 
+RANKS = ("likelihood", "reverse")
+"""Ways to choose among several answers."""
 RUNS = Path("runs")
 """Where a run that is given by name is looked up."""
 
@@ -124,8 +128,13 @@ class Model:
         top_k: int | None = None,
         top_p: float = 1.0,
         seed: int | None = None,
+        guidance: float = 1.0,
         max_tokens: int = 256,
+        prefix: Any = None,
+        prefix_cells: int | None = None,
+        rank: str = "likelihood",
         task: str | None = None,
+        on_progress: OnProgress | None = None,
     ) -> Answer:
         """Answer one prompt.
 
@@ -133,38 +142,69 @@ class Model:
             prompt: What is given: segments, or a string of the first modality of strings.
             to: Modality to write: by default the target of `task`, else text; None for free
                 switching.
-            n: Answers to draw; all are the `alternatives` of the one that is returned: the
-                likeliest of those that `max_tokens` did not cut, if there are any.
+            n: Answers to draw; all are the `alternatives` of the one that is returned: the best of
+                those that `max_tokens` did not cut, if there are any.
             temperature: Divides the logits; 0 takes the likeliest id.
             top_k, top_p: See `Sampling`.
             seed: Of the first answer; the next have the numbers after it.
+            guidance: See `Sampling`; other than 1 it needs a task with null conditions.
             max_tokens: Ids of an answer, at most.
+            prefix, prefix_cells: What the answer begins with, a value or a path; see `Request`.
+            rank: Which of `n` answers is best: the one of most `likelihood` given the prompt, or,
+                in `reverse`, the one given which the prompt is likeliest, by a recorded task from
+                what is written to what is given.
             task: Name of the recorded task whose template to use; by default the one that turns
                 what is given into what is asked for, if there is one, else none.
+            on_progress: See `Engine.generate`.
 
         Raises:
             UnimodalError: if the request cannot be answered.
         """
         if n < 1:
             raise ConfigError(f"`n` must be at least 1, but is {n}.")
-        document = self.document(prompt, to, task)
+        if rank not in RANKS:
+            raise ConfigError(f"`rank` must be one of {', '.join(RANKS)}, but is {rank!r}.")
+        given = self.prompts.segments(prompt)
+        template = self.prompts.template(given, to, task)
+        document = self.prompts.document(given, to, template)
         asked = None if to is None else document.asked()
-        requests = []
-        for number in range(n):
-            own = None if seed is None else seed + number
-            drawn = Sampling(temperature=temperature, top_k=top_k, top_p=top_p, seed=own)
-            requests.append(Request(document, asked, drawn, max_tokens=max_tokens))
-        answers = self.generate_many(requests)
-        best = max(answers, key=lambda answer: (not answer.is_truncated, answer.logprob))
+        reverse = None
+        if rank == "reverse":
+            reverse = reverse_task(self.tasks, self.vocabulary, given, _first(asked))
+        if prefix is not None:
+            prefix = self.prompts.read(Segment(_first(asked), prefix)).value
+        drawn = Sampling(
+            temperature=temperature, top_k=top_k, top_p=top_p, seed=seed, guidance=guidance
+        )
+        request = Request(
+            document,
+            asked,
+            drawn,
+            max_tokens=max_tokens,
+            prefix=prefix,
+            prefix_cells=prefix_cells,
+            null=self.prompts.null(document, template) if drawn.is_guided else None,
+        )
+        seeds = [None if seed is None else seed + number for number in range(n)]
+        requests = [replace(request, sampling=replace(drawn, seed=own)) for own in seeds]
+        answers = self.generate_many(requests, on_progress=on_progress)
+        if reverse is not None:
+            answers = rank_in_reverse(self.decoder, reverse, given[0], answers)
+        best = max(answers, key=_rank)
         return replace(best, alternatives=tuple(answers)) if n > 1 else best
 
-    def generate_many(self, requests: Sequence[Request], batch_size: int = 16) -> list[Answer]:
-        """Answer requests in batches.
+    def generate_many(
+        self,
+        requests: Sequence[Request],
+        batch_size: int = 16,
+        on_progress: OnProgress | None = None,
+    ) -> list[Answer]:
+        """Answer requests in batches; see `Engine.generate`.
 
         Raises:
             UnimodalError: that of the first request that cannot be answered.
         """
-        answers = self.engine.generate(requests, batch_size=batch_size)
+        answers = self.engine.generate(requests, batch_size=batch_size, on_progress=on_progress)
         for answer in answers:
             if answer.error is not None:
                 raise answer.error
@@ -272,6 +312,27 @@ class Model:
     def schema(self) -> dict[str, Any]:
         """Spans, modalities with their grammar, and tasks, as plain values."""
         return describe(self.decoder, self.tasks)
+
+
+def _first(asked: Sequence[str] | None) -> str:
+    """The modality that an answer begins with.
+
+    Raises:
+        ConfigError: in free switching, where it is not known.
+    """
+    if not asked:
+        raise ConfigError(
+            "In free switching, it is not known what an answer begins with, so it takes no "
+            "`prefix` and no rank `reverse`.",
+            remedy="Say what to write, in `to`.",
+        )
+    return asked[0]
+
+
+def _rank(answer: Answer) -> tuple[bool, float]:
+    """The best answer has the largest."""
+    reverse = answer.reverse_logprob
+    return not answer.is_truncated, answer.logprob if reverse is None else reverse
 
 
 def _experiment(folder: Path) -> dict[str, Any]:

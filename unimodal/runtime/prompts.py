@@ -73,6 +73,28 @@ class Prompts:
         target = "text" if to == AUTO else to
         return Document((*given, Segment(target, role="asked")))
 
+    def null(self, document: Document, template: Task | None) -> Document:
+        """The null condition of a request, for guidance.
+
+        Raises:
+            ConfigError: if its task has none, or was trained without.
+        """
+        if template is None:
+            raise ConfigError(
+                "Guidance needs a recorded task that turns what is given into what is asked for, "
+                "trained with null conditions.",
+                remedy="Name it as `task`, or set `guidance` to 1.",
+            )
+        null = template.null(document)
+        if not template.learns_null:
+            raise ConfigError(
+                "It was trained without null conditions (`null_rate` is 0), so there is nothing "
+                "that guidance could push away from.",
+                subject=f"task `{template.name}`",
+                remedy="Train with the option `null_rate`, e.g. 0.1, or set `guidance` to 1.",
+            )
+        return null
+
     def read(self, segment: Segment) -> Segment:
         """The segment with its file read, where its value is a path and not a value."""
         modality = self.vocabulary.modality(segment.modality)
@@ -129,6 +151,9 @@ def _of_task(task: Task, given: Sequence[Segment], to: str | None) -> Document:
             subject=subject,
             remedy="Leave out `to`, or name another task.",
         )
+    after = task.request_after(given)
+    if after is not None:
+        return after
     fields: dict[str, Any] = {task.target_field: target}
     if hasattr(task, "source_field"):
         fields = {task.source_field: task.config.source, **getattr(task.options, "context", {})}

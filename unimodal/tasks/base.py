@@ -17,7 +17,7 @@ from unimodal.errors import ConfigError
 from unimodal.media import FileRef
 from unimodal.modality import Modality, config_from_dict
 from unimodal.registry import Registry
-from unimodal.stream import Document
+from unimodal.stream import Document, Segment
 from unimodal.vocabulary import Vocabulary
 
 Record = Mapping[str, Any]
@@ -112,6 +112,20 @@ class TaskOptions:
             raise ConfigError(f"`mask_ratio` must lie in (0, 1], but is {self.mask_ratio}.")
 
 
+@dataclass(kw_only=True)
+class ConditionOptions(TaskOptions):
+    """Options of templates that give something to the model."""
+
+    null_rate: float = 0.0
+    """Share of training documents that lose what is given, so that guidance can push away from
+    what the model writes without it; 0 to 1."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.null_rate <= 1:
+            raise ConfigError(f"`null_rate` must lie between 0 and 1, but is {self.null_rate}.")
+
+
 @dataclass(frozen=True)
 class Example:
     """One scored example.
@@ -166,6 +180,10 @@ class Task(ABC):
     def request(self, record: Record) -> Document:
         """The same with its asked segments lacking a value: what generation starts from."""
 
+    def request_after(self, given: Sequence[Segment]) -> Document | None:
+        """The request that goes on after given segments as they are, where the template is that."""
+        return None
+
     def learned(self, document: Document) -> Document:
         """A document as training sees it: with the options `objective` and `free`."""
         o = self.options
@@ -176,8 +194,27 @@ class Task(ABC):
         return replace(document, segments=tuple(segments), free=o.free)
 
     def null(self, document: Document) -> Document:
-        """The null condition of a document, for training dropout and guidance."""
-        raise ConfigError(f"Task `{self.name}` has no null condition.")
+        """The null condition of a document or request, for training dropout and guidance.
+
+        Raises:
+            ConfigError: if the template gives nothing that could be left out.
+        """
+        raise ConfigError(
+            f"Task `{self.name}` has no null condition: its template `{self.config.template}` "
+            "gives nothing that could be left out.",
+            remedy="Guide a task that gives something, e.g. one of the template `translate`.",
+        )
+
+    def dropped(self, document: Document, rng: np.random.Generator) -> Document:
+        """A training document, or its null condition at the rate of the options."""
+        if self.options.null_rate and rng.random() < self.options.null_rate:
+            return self.null(document)
+        return document
+
+    @property
+    def learns_null(self) -> bool:
+        """Whether training saw null conditions, without which guidance means nothing."""
+        return getattr(self.options, "null_rate", 0.0) > 0
 
     def scored_documents(self, record: Record) -> list[Document]:
         """Documents whose likelihood scores a record: no crops drawn, no null condition."""

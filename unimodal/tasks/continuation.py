@@ -5,18 +5,18 @@ The two parts are two segments of one modality, so a request needs nothing speci
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from unimodal.errors import ConfigError
 from unimodal.stream import Document, Segment
-from unimodal.tasks.base import Record, Task, TaskOptions, tasks
+from unimodal.tasks.base import ConditionOptions, Record, Task, tasks
 
 
 @dataclass(kw_only=True)
-class ContinueOptions(TaskOptions):
+class ContinueOptions(ConditionOptions):
     """Options of `continue`."""
 
     prefix: int = 64
@@ -50,27 +50,34 @@ class ContinueTask(Task):
         start = int(rng.integers(max(0, len(value) - o.prefix - o.length) + 1))
         split = start + int(rng.integers(1, max(1, min(o.prefix, len(value) - 1)) + 1))
         first, rest = value[start:split], value[split : split + o.length]
-        return self.learned(self._document(record, first, rest))
+        return self.learned(self.dropped(self._document(record, first, rest), rng))
 
     def scored_documents(self, record: Record) -> list[Document]:
         first, rest = self._parts(record)
         return [self._document(record, first, rest)]
 
     def request(self, record: Record) -> Document:
-        segments = (
-            Segment(self.config.target, self._parts(record)[0]),
-            Segment(self.config.target, role="asked"),
-        )
-        return Document(segments, id=str(record.get("id", "")), task=self.name)
+        first = Segment(self.config.target, self._parts(record)[0])
+        return replace(self._after(first), id=str(record.get("id", "")))
+
+    def request_after(self, given: Sequence[Segment]) -> Document | None:
+        fits = [segment.modality for segment in given] == [self.config.target]
+        return self._after(given[0]) if fits else None
 
     def truth(self, record: Record) -> Any:
         return self._parts(record)[1]
 
     def null(self, document: Document) -> Document:
-        return Document(document.segments[-1:], id=document.id, task=self.name)
+        """What is asked for alone."""
+        return replace(document, segments=tuple(document.segments[-1:]))
 
     def default_baselines(self) -> Sequence[str]:
         return ("majority",)
+
+    def _after(self, first: Segment) -> Document:
+        # As training learns it: one id after the other.
+        begun = replace(first, attend=first.attend or "causal")
+        return Document((begun, Segment(self.config.target, role="asked")), task=self.name)
 
     def _value(self, record: Record, rng: np.random.Generator | None) -> Any:
         value = self.one_value(record, self.target_field, self.config.target, rng)

@@ -11,12 +11,12 @@ import numpy as np
 from unimodal.errors import ConfigError
 from unimodal.modality import Attend
 from unimodal.stream import Document, Segment
-from unimodal.tasks.base import Record, Task, TaskConfig, TaskOptions, field_of, tasks
+from unimodal.tasks.base import ConditionOptions, Record, Task, TaskConfig, field_of, tasks
 from unimodal.vocabulary import Vocabulary
 
 
 @dataclass(kw_only=True)
-class TranslateOptions(TaskOptions):
+class TranslateOptions(ConditionOptions):
     """Options of `translate` and `classify`."""
 
     source_field: str | None = None
@@ -34,13 +34,8 @@ class TranslateOptions(TaskOptions):
     attend: Attend | None = None
     """How the source attends: `causal`, `full`, or None for what its modality says."""
 
-    null_rate: float = 0.0
-    """Share of training documents that lose what is given (but not the prompt); 0 to 1."""
-
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 <= self.null_rate <= 1:
-            raise ConfigError(f"`null_rate` must lie between 0 and 1, but is {self.null_rate}.")
         if any(not prompt for prompt in self.prompts):
             raise ConfigError("`prompts` must not hold an empty string.")
 
@@ -72,9 +67,7 @@ class TranslateTask(Task):
 
     def document(self, record: Record, rng: np.random.Generator) -> Document:
         document = self._with_target(record, self._given(record, rng), rng)
-        if self.options.null_rate and rng.random() < self.options.null_rate:
-            document = self.null(document)
-        return self.learned(document)
+        return self.learned(self.dropped(document, rng))
 
     def scored_documents(self, record: Record) -> list[Document]:
         return [self._with_target(record, self._given(record, None), None)]

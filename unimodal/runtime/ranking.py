@@ -1,0 +1,83 @@
+"""Answers ranked by how well what was given follows from them: the model's own reverse direction.
+
+A recorded task from what was written to what was given says how likely the given value is after
+each answer. A modality that is only read and its discrete partner (`decoded_by`) count as one: a
+picture that was drawn as codes may be captioned by the task that reads pictures.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from unimodal.errors import ConfigError
+from unimodal.generation import Answer, score
+from unimodal.model.decoder import Decoder
+from unimodal.stream import Document, Segment
+from unimodal.tasks import Task
+from unimodal.vocabulary import Vocabulary
+
+
+def reverse_task(
+    tasks: Mapping[str, Task], vocabulary: Vocabulary, given: Sequence[Segment], written: str
+) -> Task:
+    """The recorded task from what is written to what is given.
+
+    Raises:
+        ConfigError: if there is none, or not one segment is given.
+    """
+    if len(given) != 1:
+        raise ConfigError(
+            f"`rank` reverse asks how likely the one given value is after each answer, but "
+            f"{len(given)} are given.",
+            remedy="Use rank `likelihood`.",
+        )
+    name = given[0].modality
+    fitting = [
+        task
+        for task in tasks.values()
+        if hasattr(task, "source_field")
+        and not getattr(task.options, "context", None)
+        and _same(vocabulary, str(task.config.source), written)
+        and _same(vocabulary, task.config.target, name)
+    ]
+    if not fitting:
+        raise ConfigError(
+            f"Answers cannot be ranked in reverse: the run's mixture has no task from `{written}` "
+            f"to `{name}`.",
+            remedy="Train with one, or use rank `likelihood`.",
+        )
+    return min(
+        fitting, key=lambda task: (task.config.source, task.config.target) != (written, name)
+    )
+
+
+def rank_in_reverse(
+    decoder: Decoder, task: Task, given: Segment, answers: Sequence[Answer]
+) -> list[Answer]:
+    """The answers with their `reverse_logprob`.
+
+    Args:
+        decoder: The model.
+        task: From `reverse_task`.
+        given: The segment that was given.
+        answers: Each with a segment of the task's source.
+    """
+    documents = [_document(task, given, answer) for answer in answers]
+    return [
+        replace(answer, reverse_logprob=-found.segments[-1].nats)
+        for answer, found in zip(answers, score(decoder, documents), strict=True)
+    ]
+
+
+def _document(task: Task, given: Segment, answer: Answer) -> Document:
+    written = answer.segments[0]
+    # The ids that were written, where the task reads ids: a value may encode to others.
+    is_same = written.modality == task.config.source
+    value = written.tokens if is_same else written.value
+    record = {"id": "", str(task.source_field): value, task.target_field: given.value}  # type: ignore[attr-defined]
+    return task.scored_documents(record)[0]
+
+
+def _same(vocabulary: Vocabulary, a: str, b: str) -> bool:
+    first, second = vocabulary.modality(a), vocabulary.modality(b)
+    are_partners = first.decoded_by == b or second.decoded_by == a
+    return a == b or (are_partners and first.value_type is second.value_type)
