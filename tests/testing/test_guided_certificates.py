@@ -51,6 +51,7 @@ HEADS = [pytest.param("span", id="span"), pytest.param("full", id="full_head", m
 
 
 def make_decoder(patterns=("causal",), head="span"):
+    order = list(patterns)
     modalities = {name: build_modality(name) for name in (*NAMES, "fake_continuous")}
     fit(modalities["fake_words"], ["red apple", "green apple"])
     vocabulary = Vocabulary.of(modalities, openers=list(NAMES))
@@ -62,7 +63,7 @@ def make_decoder(patterns=("causal",), head="span"):
         mlp_width=48,
         num_layers=3,
         head=head,
-        patterns=dict.fromkeys(NAMES, list(patterns)),
+        patterns=dict.fromkeys(NAMES, order),
     )
     torch.manual_seed(0)
     return sharpen(Decoder(config, vocabulary))
