@@ -308,7 +308,7 @@ class ImageCodes(PictureModality[ImageCodesConfig]):
         if len({self._cells(value) for value in values}) != 1:
             return {}
         frames = torch.cat([unfit_frames(self._fitted(value)) for value in values])
-        return {name: _sheet_coded(frames, name, bits) for name in ("WEBP", "JPEG")}
+        return {name: _sheet_coded(frames, name.upper(), bits) for name in ("WebP", "JPEG")}
 
     @property
     def _device(self) -> torch.device:

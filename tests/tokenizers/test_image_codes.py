@@ -152,7 +152,7 @@ def test_rivals_stay_within_the_bits_or_at_their_worst_quality() -> None:
     modality, values = small(), pictures(9)
     for bits in (20_000.0, 60_000.0):
         for name, (decoded, used) in modality.rivals(values, bits).items():
-            assert name in ("WEBP", "JPEG")
+            assert name in ("WebP", "JPEG")
             assert len(decoded) == 9
             assert used <= bits
     numbers = [
@@ -160,7 +160,7 @@ def test_rivals_stay_within_the_bits_or_at_their_worst_quality() -> None:
             [modality.fidelity(v, d)["psnr_db"][0] for v, d in zip(values, decoded, strict=True)]
         )
         for bits in (20_000.0, 60_000.0)
-        for decoded, _ in [modality.rivals(values, bits)["WEBP"]]
+        for decoded, _ in [modality.rivals(values, bits)["WebP"]]
     ]
     assert 15 < numbers[0] < numbers[1]
     assert modality.rivals([*values, Image(values[0].pixels[:5])], 1e4)  # all are resized

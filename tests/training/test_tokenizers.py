@@ -252,6 +252,18 @@ def test_a_decoder_takes_a_trained_tokenizer_and_freezes_it(codec: Make, tmp_pat
     assert again.fingerprint() == inside.fingerprint(), "a model folder holds tokenizers, too"
 
 
+def test_how_a_tokenizer_was_trained_does_not_enter_what_uses_it(tmp_path: Path) -> None:
+    """A codec that saw mirrored pictures must not mirror those whose captions say left."""
+    options = {"width": 64, "encoder_layers": 0, "decoder_layers": 0, "levels": [4, 4]}
+    trained = build_modality("image_codes", {**options, "vary": {"flip": 1.0}, "l1_weight": 0.5})
+    save_tokenizer(tmp_path / "codec", "image_codes", trained)
+    taken = load_tokenizer(tmp_path / "codec", "image_codes")
+    assert taken.fingerprint() == trained.fingerprint()
+    assert taken.config.levels == (4, 4)
+    assert taken.config.vary == type(taken.config.vary)()
+    assert taken.config.l1_weight == 0.1
+
+
 def test_a_fitted_tokenizer_is_taken_over_in_the_same_way(tmp_path: Path) -> None:
     fitted = build_modality("fake_words")
     fitted.fit(["red apple", "red car"])

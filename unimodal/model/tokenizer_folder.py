@@ -9,13 +9,21 @@
 way; a run folder and a checkpoint hold either. Tested with `unimodal.training`.
 """
 
+import dataclasses
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from unimodal.errors import CheckpointError
-from unimodal.modality import Modality, build_modality, config_to_dict
+from unimodal.modality import (
+    TRAINING_ONLY,
+    Modality,
+    build_modality,
+    config_to_dict,
+    config_type,
+    modalities,
+)
 from unimodal.model.durable import (
     durable_folder,
     remove_folder,
@@ -77,6 +85,9 @@ def save_tokenizer(
 def load_tokenizer(folder: Path | str, name: str) -> Modality[Any, Any]:
     """The modality of a tokenizer folder, or one of a model folder, with what it learned.
 
+    Fields of its config that matter in training alone have their defaults: how the tokenizer was
+    trained says nothing of what comes next.
+
     Args:
         folder: A run, tokenizer or model folder, or a checkpoint.
         name: Ledger name; `NAME@2` takes a tokenizer of `NAME`.
@@ -99,7 +110,9 @@ def load_tokenizer(folder: Path | str, name: str) -> Modality[Any, Any]:
             remedy=f"Give a folder of `{base}` as `tokenizers.{name}`.",
         )
     entry = entries[held]
-    modality = build_modality(name, entry["config"])
+    kind = config_type(modalities.get(base))
+    own = {f.name for f in dataclasses.fields(kind) if TRAINING_ONLY in f.metadata}
+    modality = build_modality(name, {k: v for k, v in entry["config"].items() if k not in own})
     paths = sorted((found / TOKENIZERS / held).glob("*"))
     if paths:
         modality.load_state({path.name: path.read_bytes() for path in paths})

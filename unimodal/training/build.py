@@ -84,8 +84,8 @@ def build_vocabulary(config: ExperimentConfig, *, fitted: bool = True) -> Vocabu
         )
     built = _built(config, config.modalities)
     if fitted:
-        fit_all(built, config)
         check_trained(built)
+        fit_all(built, config)
     return Vocabulary.of(built, config.openers)
 
 
@@ -275,8 +275,8 @@ def decoder_from(folder: Path, config: ExperimentConfig) -> Decoder:
     tell_shape(config.model, old.config, folder)
     ledger = old.vocabulary
     added = _built(config, [name for name in config.modalities if name not in ledger.entries])
-    fit_all(added, config)
     check_trained(added)
+    fit_all(added, config)
     states = {name: modality.state() for name, modality in ledger.modalities.items()}
     vocabulary = Vocabulary.from_json(ledger.to_json(), states)
     for name in config.modalities.keys() & vocabulary.entries.keys():

@@ -154,9 +154,11 @@ class ValueMixture(Draws[Item]):
         self._items = self.samples()
 
     def make(self, task: str, record: Record, rng: np.random.Generator) -> Item:
-        """The value of a record, varied."""
+        """The value of a record, or a variant of it, varied."""
         stream = self.streams[task]
-        value = stream.modality.vary(stream.value(record), rng)
+        variants = stream.modality.variants(stream.value(record))
+        chosen = variants[int(rng.integers(len(variants)))] if len(variants) > 1 else variants[0]
+        value = stream.modality.vary(chosen, rng)
         stream.modality.length(value)  # refuses what the layout has no room for
         return Item(task, str(record.get("id", "")), value)
 
