@@ -73,8 +73,9 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _score(folder: Path, arguments: argparse.Namespace) -> int:
-    from unimodal.cli.eval import ProgressBar, chosen_tasks, print_evaluation
+    from unimodal.cli.eval import chosen_tasks, print_evaluation
     from unimodal.evaluation import EvaluationConfig
+    from unimodal.evaluation.progress import ProgressBar
     from unimodal.report import score_and_report
     from unimodal.runtime import load
     from unimodal.training.signals import stop_on_signals

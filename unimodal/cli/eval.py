@@ -47,6 +47,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.full and arguments.limit is not None:
         raise ConfigError("Give --full or --limit, not both.")
     from unimodal.evaluation import EvaluationConfig
+    from unimodal.evaluation.progress import ProgressBar
     from unimodal.model.durable import MANIFEST
     from unimodal.report import score_and_report
     from unimodal.runtime import load
@@ -147,40 +148,3 @@ def print_results(results: "Results") -> None:
             )
     names = ["task", "metric", "value", "baseline", "which", "margin (s.e.)", "n", "split"]
     print_table(names, rows)
-
-
-class ProgressBar:
-    """A progress bar of evaluation on standard error, where that is a terminal."""
-
-    def __init__(self, *, quiet: bool = False):
-        from rich.console import Console
-        from rich.progress import (
-            BarColumn,
-            MofNCompleteColumn,
-            Progress,
-            TextColumn,
-            TimeRemainingColumn,
-        )
-
-        console = Console(stderr=True)
-        columns = (
-            TextColumn("{task.description:<14}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-        )
-        hidden = quiet or not console.is_terminal
-        self._progress = Progress(*columns, console=console, disable=hidden)
-        self._known: dict[str, object] = {}
-
-    def __enter__(self) -> "ProgressBar":
-        self._progress.start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._progress.stop()
-
-    def __call__(self, name: str, done: int, total: int) -> None:
-        if name not in self._known:
-            self._known[name] = self._progress.add_task(name, total=total)
-        self._progress.update(self._known[name], completed=done)  # type: ignore[arg-type]
