@@ -1,9 +1,14 @@
-"""Cross-entropy of a linear head without the logits: checks and the operator.
+"""Cross-entropy of a linear head without the logits: checks, dispatch, the operator.
+
+    loss, nll = linear_cross_entropy(hidden, weight, target, loss_weight)  # hidden [P, D]
+    nll, correct = linear_nll(hidden, weight, target)                      # weight [C, D]
 
 The head is one matrix or several whose rows are concatenated (the spans and control rows of a head
-set). Not here: which head set a position uses.
+set), so positions touch only the columns of their head set. Not here: which head set a position
+uses.
 """
 
+import importlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,12 +16,15 @@ import torch
 from torch import Tensor
 
 from unimodal.errors import ShapeError
-from unimodal.kernels.cross_entropy import chunked
+from unimodal.kernels import dispatch
+from unimodal.kernels.cross_entropy import cpu, reference
 
+dispatch.register("cross_entropy", ("reference", "cpu", "triton"))
 _library = torch.library.Library("unimodal", "FRAGMENT")
 _library.define(
     "linear_cross_entropy(Tensor hidden, Tensor weight, Tensor target, Tensor loss_weight, "
-    "float z_loss, bool low_precision, bool want_grads) -> (Tensor, Tensor, Tensor, Tensor)"
+    "float z_loss, bool low_precision, bool want_grads, str impl)"
+    " -> (Tensor, Tensor, Tensor, Tensor)"
 )
 
 
@@ -26,6 +34,8 @@ def linear_cross_entropy(
     target: Tensor,
     loss_weight: Tensor,
     z_loss: float = 0.0,
+    *,
+    impl: str | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Weighted cross-entropy of softmax(hidden @ weight.T), chunked over positions.
 
@@ -38,6 +48,7 @@ def linear_cross_entropy(
         target: int64 [P], rows of the concatenation.
         loss_weight: float32 [P]; takes no gradient.
         z_loss: Factor of the squared log of the partition sum, at least 0.
+        impl: As `dispatch.choose` takes it.
 
     Returns:
         The loss, a scalar in float32 with gradients for hidden and weight, and nll [P] in nats,
@@ -45,6 +56,7 @@ def linear_cross_entropy(
 
     Raises:
         ShapeError: if shapes do not fit.
+        BackendUnavailableError: if `impl` names one that cannot run here.
     """
     joined = _join(weight)
     _check(hidden, joined, target)
@@ -53,20 +65,29 @@ def linear_cross_entropy(
             f"`loss_weight` must have shape {tuple(target.shape)}, but has "
             f"{tuple(loss_weight.shape)}."
         )
+    chosen = _implementation(impl, hidden, joined, target, loss_weight)
+    if chosen == "reference":
+        return reference.linear_cross_entropy(hidden, joined, target, loss_weight, z_loss)
     low = _low_precision(hidden)
     # Asked here: inside the function, gradients are wanted whether or not anybody records them.
     want = torch.is_grad_enabled() and (hidden.requires_grad or joined.requires_grad)
-    total, nll = _LinearCrossEntropy.apply(hidden, joined, target, loss_weight, z_loss, low, want)
+    total, nll = _LinearCrossEntropy.apply(
+        hidden, joined, target, loss_weight, z_loss, low, want, chosen
+    )
     return total, nll
 
 
 def linear_nll(
-    hidden: Tensor, weight: Tensor | Sequence[Tensor], target: Tensor
+    hidden: Tensor,
+    weight: Tensor | Sequence[Tensor],
+    target: Tensor,
+    *,
+    impl: str | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Negative log-likelihoods for evaluation, without gradients.
 
     Args:
-        hidden, weight, target: As for `linear_cross_entropy`.
+        hidden, weight, target, impl: As for `linear_cross_entropy`.
 
     Returns:
         nll: float32 [P] in nats.
@@ -74,11 +95,18 @@ def linear_nll(
 
     Raises:
         ShapeError: if shapes do not fit.
+        BackendUnavailableError: if `impl` names one that cannot run here.
     """
     with torch.no_grad():
         joined = _join(weight)
         _check(hidden, joined, target)
-        return chunked.nll_and_correct(hidden, joined, target, _low_precision(hidden))
+        chosen = _implementation(impl, hidden, joined, target)
+        if chosen == "reference":
+            return reference.nll_and_correct(hidden, joined, target)
+        nll, correct = _module(chosen).nll_and_correct(
+            hidden, joined, target, _low_precision(hidden)
+        )
+        return nll, correct
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
@@ -92,9 +120,10 @@ class _LinearCrossEntropy(torch.autograd.Function):
         z_loss: float,
         low_precision: bool,
         want: bool,
+        impl: str,
     ) -> tuple[Tensor, Tensor]:
         total, nll, grad_hidden, grad_weight = torch.ops.unimodal.linear_cross_entropy(
-            hidden, weight, target, loss_weight, z_loss, low_precision, want
+            hidden, weight, target, loss_weight, z_loss, low_precision, want, impl
         )
         ctx.save_for_backward(grad_hidden, grad_weight)
         ctx.mark_non_differentiable(nll)
@@ -104,7 +133,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         grad_hidden, grad_weight = ctx.saved_tensors
         scale = grads[0]
-        return grad_hidden * scale, grad_weight * scale, None, None, None, None, None
+        return grad_hidden * scale, grad_weight * scale, None, None, None, None, None, None
 
 
 def _join(weight: Tensor | Sequence[Tensor]) -> Tensor:
@@ -135,6 +164,34 @@ def _check(hidden: Tensor, weight: Tensor, target: Tensor) -> None:
         )
 
 
+def _implementation(impl: str | None, hidden: Tensor, *others: Tensor) -> str:
+    is_wide = hidden.dtype == torch.float64
+    refusal = "its kernels compute in float32, and the input is float64" if is_wide else None
+    return dispatch.choose("cross_entropy", hidden, *others, impl=impl, unsupported=refusal)
+
+
+def _module(impl: str) -> Any:
+    return (
+        cpu if impl == "cpu" else importlib.import_module("unimodal.kernels.cross_entropy.triton")
+    )
+
+
+def _loss_and_grads(
+    hidden: Tensor,
+    weight: Tensor,
+    target: Tensor,
+    loss_weight: Tensor,
+    z_loss: float,
+    low_precision: bool,
+    want_grads: bool,
+    impl: str,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    total, nll, grad_hidden, grad_weight = _module(impl).loss_and_grads(
+        hidden, weight, target, loss_weight, z_loss, low_precision, want_grads
+    )
+    return total, nll, grad_hidden, grad_weight
+
+
 def _fake(
     hidden: Tensor,
     weight: Tensor,
@@ -143,6 +200,7 @@ def _fake(
     z_loss: float,
     low_precision: bool,
     want_grads: bool,
+    impl: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     wide = torch.float64 if hidden.dtype == torch.float64 else torch.float32
     return (
@@ -153,5 +211,5 @@ def _fake(
     )
 
 
-_library.impl("linear_cross_entropy", chunked.loss_and_grads, "CompositeExplicitAutograd")
+_library.impl("linear_cross_entropy", _loss_and_grads, "CompositeExplicitAutograd")
 torch.library.register_fake("unimodal::linear_cross_entropy", _fake, lib=_library)

@@ -11,7 +11,14 @@ def linear_cross_entropy(
 
     See `api.linear_cross_entropy` for the arguments.
     """
-    logits = hidden @ weight.T
+    logits = (hidden @ weight.T).to(torch.promote_types(hidden.dtype, torch.float32))
     lse = torch.logsumexp(logits, dim=-1)
     nll = lse - logits.gather(1, target[:, None]).squeeze(1)
     return (loss_weight * (nll + z_loss * lse.square())).sum(), nll.detach()
+
+
+def nll_and_correct(hidden: Tensor, weight: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """nll, and whether the target has the largest logit. See `api.linear_nll`."""
+    logits = (hidden @ weight.T).to(torch.promote_types(hidden.dtype, torch.float32))
+    nll = torch.logsumexp(logits, dim=-1) - logits.gather(1, target[:, None]).squeeze(1)
+    return nll, logits.argmax(dim=-1) == target

@@ -8,7 +8,13 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from unimodal.errors import ShapeError
-from unimodal.kernels.cross_entropy import chunked, linear_cross_entropy, linear_nll, reference
+from unimodal.kernels.cross_entropy import (
+    chunks,
+    cpu,
+    linear_cross_entropy,
+    linear_nll,
+    reference,
+)
 
 
 def problem(
@@ -69,9 +75,9 @@ def test_the_reference_is_torchs_cross_entropy() -> None:
 def test_chunks_do_not_change_the_result(monkeypatch: pytest.MonkeyPatch, elements: int) -> None:
     arguments = problem(150, 12, 65)
     whole = ours(*arguments, 0.01)
-    monkeypatch.setattr(chunked, "CHUNK_ELEMENTS", elements)
-    monkeypatch.setattr(chunked, "BLOCK_ELEMENTS", elements)
-    assert chunked.chunk_length(150, 65) == 64
+    monkeypatch.setattr(cpu, "CHUNK_ELEMENTS", elements)
+    monkeypatch.setattr(cpu, "BLOCK_ELEMENTS", elements)
+    assert chunks.chunk_length(150, 65, elements) == 64
     assert worst(ours(*arguments, 0.01), [x.double() for x in whole]) < TOLERANCE
 
 
@@ -113,12 +119,12 @@ def test_extreme_logits_stay_finite_and_exact() -> None:
 def test_the_tolerance_notices_broken_maths(monkeypatch: pytest.MonkeyPatch) -> None:
     arguments = problem(33, 12, 65)
     right = exact(*arguments, 0.0)
-    broken = chunked._softmax_
+    broken = cpu._softmax_
 
     def shifted(*a: object) -> Tensor:
         return broken(*a) + 1e-4
 
-    monkeypatch.setattr(chunked, "_softmax_", shifted)
+    monkeypatch.setattr(cpu, "_softmax_", shifted)
     assert worst(ours(*arguments, 0.0), right) > TOLERANCE
     monkeypatch.undo()
     assert worst(ours(*arguments, 1e-4), right) > TOLERANCE
@@ -158,7 +164,7 @@ def test_opcheck() -> None:
     for want in (True, False):
         torch.library.opcheck(
             torch.ops.unimodal.linear_cross_entropy.default,
-            (hidden, weight, target, loss_weight, 0.1, False, want),
+            (hidden, weight, target, loss_weight, 0.1, False, want, "cpu"),
         )
 
 

@@ -1,0 +1,74 @@
+"""Cross-entropy of a linear head over chunks of positions; the whole of the logits never exists.
+
+Loss and gradients are made in one pass, so that logits are computed once. Per chunk: one product
+gives the logits; the implementation makes them probabilities in place; two products give the
+gradients of hidden and weight. The target's own probability minus one is kept apart in float32 and
+enters as a correction of single rows, so that no one-hot and no scaled copy of the probabilities is
+made, and low precision costs the target's gradient nothing.
+
+Not here: the softmax, which each implementation brings.
+
+References:
+    Hsu et al. 2024, Liger Kernel. Differs: probabilities are not scaled; targets are exact.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+Softmax = Callable[[Tensor, Tensor, Tensor, Tensor, bool], Tensor]
+"""(logits [p, C], labels, nll, lse, replace): fills nll and lse, replaces the logits by their
+probabilities, zero at the labels, if asked, and returns the probabilities of the labels."""
+
+
+def loss_and_grads(
+    hidden: Tensor,
+    weight: Tensor,
+    target: Tensor,
+    loss_weight: Tensor,
+    z_loss: float,
+    low_precision: bool,
+    want_grads: bool,
+    *,
+    softmax: Softmax,
+    chunk_elements: int,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Loss sum, nll, and the gradients of the sum for hidden and weight (empty if not wanted).
+
+    See `api.linear_cross_entropy`; a chunk has about `chunk_elements` logits.
+    """
+    positions, width = hidden.shape
+    classes = weight.shape[0]
+    work = torch.bfloat16 if low_precision else hidden.dtype
+    wide = torch.float64 if hidden.dtype == torch.float64 else torch.float32
+    head = weight.to(work)
+    chunk = chunk_length(positions, classes, chunk_elements)
+    nll = torch.empty(positions, dtype=wide, device=hidden.device)
+    lse = torch.empty_like(nll)
+    shape_h, shape_w = ((positions, width), (classes, width)) if want_grads else ((0,), (0,))
+    grad_hidden = torch.empty(shape_h, dtype=wide, device=hidden.device)
+    grad_weight = torch.zeros(shape_w, dtype=wide, device=hidden.device)
+    buffer = torch.empty(chunk, classes, dtype=work, device=hidden.device)
+    for start in range(0, positions, max(1, chunk)):
+        part = slice(start, min(start + chunk, positions))
+        inputs, labels = hidden[part].to(work), target[part]
+        logits = torch.mm(inputs, head.T, out=buffer[: len(labels)])
+        own = softmax(logits, labels, nll[part], lse[part], want_grads)
+        if not want_grads:
+            continue
+        # d loss / d logit = scale * p - loss_weight at the target, scale = loss_weight * (1 + ...).
+        scale = loss_weight[part].to(wide) * (1 + 2 * z_loss * lse[part])
+        at_target = (scale * own - loss_weight[part].to(wide)).unsqueeze(1)
+        out = torch.mul(torch.mm(logits, head), scale.unsqueeze(1), out=grad_hidden[part])
+        out.addcmul_(weight[labels], at_target)
+        rows = inputs.to(wide)
+        grad_weight += torch.mm(logits.T, (rows * scale.unsqueeze(1)).to(work))
+        grad_weight.index_add_(0, labels, rows * at_target)
+    total = (loss_weight * (nll + z_loss * lse.square())).sum()
+    return total, nll, grad_hidden.to(hidden.dtype), grad_weight.to(weight.dtype)
+
+
+def chunk_length(positions: int, classes: int, chunk_elements: int) -> int:
+    """Positions of one chunk."""
+    return min(positions, max(64, chunk_elements // max(1, classes)))
