@@ -1,6 +1,6 @@
 """DALLE-pytorch drawing codes of pictures, timed; run by `benchmarks.draw` in a process of its own.
 
-    PYTHONPATH=FOLDER python unimodal/benchmarks/dalle_peer.py JSON
+    PYTHONPATH=FOLDER python -P unimodal/benchmarks/dalle_peer.py JSON
 
 FOLDER holds dalle-pytorch 1.6.6 and what it imports for its model (`pip install --no-deps --target
 FOLDER dalle-pytorch axial-positional-embedding rotary-embedding-torch g-mlp-pytorch ftfy`). Its

@@ -181,7 +181,7 @@ def _dalle(decoder: Decoder, folder: Path, repeats: int, batches: Sequence[int])
     }
     script = Path(__file__).with_name("dalle_peer.py")
     done = subprocess.run(
-        [sys.executable, str(script), json.dumps(facts)],
+        [sys.executable, "-P", str(script), json.dumps(facts)],
         env={**os.environ, "PYTHONPATH": str(folder)},
         capture_output=True,
         text=True,
