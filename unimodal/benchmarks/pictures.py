@@ -1,0 +1,217 @@
+"""How well a run draws, on held-out prompts: results and a table (speed: `draw`).
+
+    python -m unimodal.benchmarks.pictures RUN [--out docs/results/image.json] [--limit N]
+        [--tasks NAME ...] [--guidance 3] [--temperature 1] [--top-k N]
+
+Every task of the run that draws pictures is scored (see `unimodal.evaluation.drawing_scores`). The
+judges are trained on the task's own training pictures when they are first needed (minutes on a
+CPU), and kept in `--judges`; drawn batches are kept in `--store`. Stopped, the same command goes
+on. `--out` gets the results and a table beside it (`image.md`).
+"""
+
+import argparse
+import hashlib
+import json
+import shlex
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from unimodal.errors import ConfigError, DataError
+from unimodal.evaluation.drawing import (
+    DrawingConfig,
+    draw,
+    drawing_tasks,
+    training_library,
+)
+from unimodal.evaluation.drawing_scores import (
+    Scores,
+    audit,
+    codec,
+    garments,
+    retrieval,
+    round_trip,
+    scenes,
+)
+from unimodal.evaluation.encoder import Judge, load_judge, train_judge
+from unimodal.evaluation.progress import ProgressBar
+from unimodal.evaluation.results import Results, read_results, write_results
+from unimodal.generation import Sampling
+from unimodal.model.durable import MANIFEST
+from unimodal.model.folder import find_model
+from unimodal.registry import did_you_mean
+from unimodal.runtime import Model, load
+from unimodal.tasks import Task
+from unimodal.training.signals import stop_on_signals
+
+LIBRARY = 12_000
+"""Training pictures that are compared with, at most; a larger set (a generator) is not audited."""
+EXIT_STOPPED = 85
+Progress = Callable[[str, int, int], None]
+
+
+def score_task(
+    model: Model,
+    task: Task,
+    config: DrawingConfig,
+    *,
+    store: Path,
+    judges: Path,
+    weights: str,
+    judge_steps: int | None = None,
+    progress: Progress | None = None,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> Scores:
+    """All scores of one drawing task, in the one form of results."""
+    drawn = draw(
+        model.engine, task, config, store,
+        weights=weights, progress=progress, should_stop=should_stop,
+    )  # fmt: skip
+    scores: Scores = {}
+
+    def judge(kind: str) -> Judge:
+        return _judge(kind, task, judges, judge_steps, progress)
+
+    if drawn.has("concept"):
+        library = training_library(task, LIBRARY, store, progress=progress)
+        encoder = judge("pictures")
+        scores |= retrieval(drawn, library, encoder, config)
+        scores |= audit(drawn, library, encoder, config)
+    elif drawn.has("label", "text"):
+        scores |= garments(drawn, judge("classes"), config)
+    if drawn.has("objects", "relation"):
+        scores |= scenes(drawn, judge("scenes"), config)
+    scores |= round_trip(drawn, model.tasks, model.engine, config)
+    scores |= codec(drawn, config)
+    common = {"n": len(drawn.records), "split": drawn.split, "seed": config.seed}
+    common |= {"limit": config.limit, "command": config.command}
+    return {name: {**common, **entry} for name, entry in scores.items()}
+
+
+def write_table(results: Results, path: Path) -> Path:
+    """The results as a Markdown table, with the command that made them."""
+    lines = [
+        "# Pictures",
+        "",
+        "Scores of drawings on held-out prompts. The baseline is the strongest; the ceiling is the "
+        "same score of the true pictures after a trip through the codec.",
+        "",
+        "| task | score | value | baseline | which | ceiling | n | split |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    commands = []
+    for task, entries in results.items():
+        for name, entry in entries.items():
+            cells = [task, name.replace("_", " "), _number(entry["value"], entry["standard_error"])]
+            cells += [_number(entry["baseline"]), str(entry["baseline_name"] or "")]
+            cells += [_number(entry.get("ceiling")), str(entry["n"]), str(entry["split"])]
+            lines.append(f"| {' | '.join(cells)} |")
+            commands.append(entry["command"])
+    lines += ["", "Made by:", ""] + [f"    {command}" for command in dict.fromkeys(commands)]
+    path.write_text("\n".join(lines) + "\n", "utf-8")
+    return path
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command; see the head of this module."""
+    given = _parser().parse_args(arguments)
+    model = load(given.run, given.device)
+    tasks = _chosen(drawing_tasks(model.tasks), given.tasks, given.run)
+    typed = sys.argv[1:] if arguments is None else arguments
+    command = shlex.join(["python", "-m", "unimodal.benchmarks.pictures", *typed])
+    sampling = Sampling(
+        temperature=given.temperature,
+        top_k=given.top_k,
+        top_p=given.top_p,
+        guidance=given.guidance,
+    )
+    config = DrawingConfig(
+        limit=given.limit,
+        seed=given.seed,
+        batch_size=given.batch_size,
+        sampling=sampling,
+        command=command,
+    )
+    weights = _weights(model)
+    results = read_results(given.out) if given.out.is_file() else {}
+    with stop_on_signals() as flag, ProgressBar() as bar:
+        for name, task in tasks.items():
+            try:
+                results[name] = score_task(
+                    model, task, config, store=given.store, judges=given.judges, weights=weights,
+                    judge_steps=given.judge_steps, progress=bar, should_stop=lambda: bool(flag),
+                )  # fmt: skip
+            except KeyboardInterrupt:
+                print("Stopped; the same command goes on from here.", file=sys.stderr)
+                return EXIT_STOPPED
+            except DataError as error:
+                print(f"note: {name} is not scored: {error}", file=sys.stderr)
+                continue
+            write_results(results, given.out)
+            write_table(results, given.out.with_suffix(".md"))
+    print(given.out.with_suffix(".md").read_text("utf-8") if results else "nothing was scored")
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m unimodal.benchmarks.pictures", description="Score what a run draws."
+    )
+    parser.add_argument("run", help="a run folder, a model folder, or the name of a run")
+    parser.add_argument("--out", type=Path, default=Path("docs/results/image.json"))
+    parser.add_argument("--tasks", nargs="+", metavar="NAME", help="only these")
+    parser.add_argument("--limit", type=int, default=400, help="prompts a task")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--batch-size", type=int, default=16)
+    parser.add_argument("--temperature", type=float, default=1.0)
+    parser.add_argument("--top-k", type=int)
+    parser.add_argument("--top-p", type=float, default=1.0)
+    parser.add_argument("--guidance", type=float, default=1.0, help="1: none")
+    parser.add_argument("--store", type=Path, default=Path("runs/drawn"), metavar="FOLDER")
+    parser.add_argument("--judges", type=Path, default=Path("runs/judges"), metavar="FOLDER")
+    parser.add_argument("--judge-steps", type=int, help="steps of a judge that is trained now")
+    parser.add_argument("--device", default="auto")
+    return parser
+
+
+def _chosen(tasks: Mapping[str, Task], names: Sequence[str] | None, run: str) -> dict[str, Task]:
+    if not tasks:
+        raise ConfigError("The run has no task that draws pictures.", subject=run)
+    for name in names or ():
+        if name not in tasks:
+            raise ConfigError(f"`{name}` draws no pictures.", remedy=did_you_mean(name, tasks))
+    return {name: tasks[name] for name in names or tasks}
+
+
+def _judge(
+    kind: str, task: Task, folder: Path, steps: int | None, progress: Progress | None
+) -> Judge:
+    """The judge of a task's own training pictures: stored, or trained and stored now."""
+    data = task.config.data
+    described = json.dumps([data.name, data.path, data.options, steps], sort_keys=True, default=str)
+    digest = hashlib.sha256(described.encode()).hexdigest()[:12]
+    path = folder / f"{kind}-{digest}.safetensors"
+    if not path.is_file():
+        trained = train_judge(
+            kind, task.open("train"), task.open("validation"), steps=steps, progress=progress
+        )
+        trained.save(path)
+    return load_judge(path)
+
+
+def _weights(model: Model) -> str:
+    """What tells a model from others: its manifest holds the hash of every file."""
+    assert model.folder is not None
+    return hashlib.sha256((find_model(model.folder) / MANIFEST).read_bytes()).hexdigest()[:16]
+
+
+def _number(value: Any, error: Any = None) -> str:
+    if value is None:
+        return ""
+    spread = f" ± {error:.3f}" if isinstance(error, float) else ""
+    return f"{value:.3f}{spread}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
