@@ -30,6 +30,7 @@ VERBS = {
     "data": "list, fetch, prepare, validate and count data sets",
     "schema": "spans, modalities and grammar of a run",
     "modality": "list modalities, check a class, or begin a new one",
+    "bench": "time an operator against others, after checking its results",
     "doctor": "what this machine has, and which kernels run",
     "demo": "train, score and show a small model over five modalities",
 }
