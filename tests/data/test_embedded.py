@@ -16,6 +16,7 @@ from unimodal.errors import ConfigError, DataError
 from unimodal.media.values import Audio, Image, Video
 
 COUNTS = {
+    "embedded/digits": (1000, 100, 200),
     "embedded/e_coli": (5660, 129, 644),
     "embedded/emoji": (2128, 87, 283),
     "embedded/fashion": (6000, 300, 1000),
