@@ -46,7 +46,7 @@ from unimodal.tasks import Task
 from unimodal.training.signals import stop_on_signals
 
 LIBRARY = 12_000
-"""Training pictures that are compared with, at most; a larger set (a generator) is not audited."""
+"""Training pictures that are compared with, at most: the first ones of the source."""
 EXIT_STOPPED = 85
 Progress = Callable[[str, int, int], None]
 
