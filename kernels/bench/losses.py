@@ -1,4 +1,4 @@
-"""Benchmarks of cross-entropy over a head and of the nearest code of a codebook."""
+"""Benchmarks of cross-entropy over a head, and of the nearest code of a codebook."""
 
 import importlib
 from collections.abc import Callable, Sequence
@@ -11,6 +11,8 @@ from unimodal.kernels.bench.compilers import compiled
 from unimodal.kernels.bench.spec import OURS, Contender, Missing, Problem, Spec, random
 from unimodal.kernels.cross_entropy import linear_cross_entropy
 from unimodal.kernels.cross_entropy import reference as entropy_reference
+from unimodal.kernels.nearest_code import nearest_code
+from unimodal.kernels.nearest_code import reference as nearest_reference
 
 Formula = Callable[[Tensor, Tensor], Tensor]
 
@@ -67,3 +69,38 @@ def _liger(device: str, hidden: Tensor, weight: Tensor, target: Tensor) -> Conte
         return Missing("liger-kernel is not installed")
     fused = module.liger_fused_linear_cross_entropy
     return Contender(lambda: (fused(hidden, weight, target, reduction="sum"),))
+
+
+def nearest(spec: Spec) -> Problem:
+    """The nearest of `classes` codes of `head_dim` numbers, for `batch * seq` vectors."""
+    x = random((spec.rows, spec.head_dim), spec, 0, grad=False)
+    codebook = random((spec.classes, spec.head_dim), spec, 1, grad=False)
+
+    def judge(outputs: Sequence[Tensor]) -> tuple[Tensor]:
+        # Of near ties any is right: what must agree is how far the chosen code is.
+        chosen = codebook[outputs[0]].double()
+        return ((x.double() - chosen).square().sum(dim=-1),)
+
+    def distances(x: Tensor, codebook: Tensor) -> tuple[Tensor]:
+        return (torch.cdist(x, codebook).argmin(dim=-1),)
+
+    return Problem(
+        inputs=(x, codebook),
+        grads=(),
+        exact=lambda tensors: (nearest_reference.nearest_code(*tensors),),
+        judge=judge,
+        makers={
+            OURS: lambda: Contender(lambda: (nearest_code(x, codebook),), has_backward=False),
+            "cdist": lambda: _cdist(spec, distances, x, codebook),
+        },
+        flops=2.0 * spec.rows * spec.classes * spec.head_dim,
+        num_bytes=float((x.numel() + codebook.numel()) * x.element_size() + 8 * spec.rows),
+    )
+
+
+def _cdist(
+    spec: Spec, formula: Callable[..., tuple[Tensor]], x: Tensor, codebook: Tensor
+) -> Contender | Missing:
+    if spec.dtype != "float32":
+        return Missing("torch.cdist takes float32 only")
+    return Contender(lambda: formula(x, codebook), has_backward=False, note="all distances at once")

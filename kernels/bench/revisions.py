@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from unimodal.errors import BackendUnavailableError, ConfigError
-from unimodal.kernels.bench.spec import OURS, Spec
+from unimodal.kernels.bench.spec import OURS, PLAIN, Spec
 
 ROUNDS = 2
 ROOT = Path(__file__).resolve().parents[2]
@@ -45,8 +45,8 @@ def compare(spec: Spec, revision: str) -> dict[str, Any]:
         BackendUnavailableError: if these sources are not a git checkout, or the benchmark does not
             run on the older ones.
     """
-    # The first contender alone: the others do not change with our sources.
-    asked = {**asdict(spec), "against": ["eager" if spec.op != "attention" else "sdpa"]}
+    # One other alone: the others do not change with our sources.
+    asked = {**asdict(spec), "against": [PLAIN.get(spec.op, "eager")]}
     found: dict[str, list[dict[str, Any]]] = {"base": [], "now": []}
     with _worktree(revision) as folder:
         bench_folder = folder / "kernels" / "bench"

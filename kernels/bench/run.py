@@ -29,6 +29,7 @@ PROBLEMS = {
     "attention": "attention:problem",
     "cross_entropy": "losses:cross_entropy",
     "log_mel": "signals:mel",
+    "nearest_code": "losses:nearest",
     "qk_prologue": "elementwise:prologue",
     "rms_norm": "elementwise:rms_norm",
     "swiglu": "elementwise:gated",

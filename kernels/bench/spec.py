@@ -15,6 +15,8 @@ DTYPES = {
 }
 DIRECTIONS = ("forward", "backward", "both")
 OURS = "unimodal"
+PLAIN = {"attention": "sdpa", "nearest_code": "cdist"}
+"""The contender that is torch's plain way; `eager` for operators that are not listed."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from unimodal.errors import BackendUnavailableError, ConfigError
 from unimodal.kernels.bench import elementwise, numerics, run
-from unimodal.kernels.bench.spec import OURS, Contender, Missing, Problem, Spec, choose
+from unimodal.kernels.bench.spec import OURS, PLAIN, Contender, Missing, Problem, Spec, choose
 
 ROOT = Path(__file__).resolve().parents[3]
 SMALL: dict[str, Any] = {"seq": 48, "heads": 2, "kv_heads": 1, "head_dim": 16, "classes": 64}
@@ -31,7 +31,8 @@ def small_roof(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("op", sorted(run.PROBLEMS))
 def test_every_operator_is_right_and_timed_in_each_direction(op: str) -> None:
-    spec = replace(QUICK, op=op, against=("sdpa",) if op == "attention" else ("eager",))
+    other = PLAIN.get(op, "eager")
+    spec = replace(QUICK, op=op, against=(other,))
     found = run.bench(spec)
     assert found["wrong"] == {}
     assert found["missing"] == {}
