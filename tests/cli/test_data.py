@@ -29,6 +29,8 @@ def test_every_fault_is_named_by_line(unimodal: Run, tmp_path: Path) -> None:
     assert done.code == 2
     assert "a.jsonl:2" in done.out
     assert "a.jsonl:3" in done.out
+    assert ".." not in done.out.replace(str(tmp_path), "")
+    assert ".)" not in unimodal("data", "validate", tmp_path / "nowhere.jsonl").out
     found = unimodal("data", "validate", path, "--json").json[0]
     assert {f["line"] for f in found["findings"]} >= {2, 3}
 

@@ -245,3 +245,22 @@ def test_a_line_of_ljspeech_without_transcript_is_named(tmp_path: Path) -> None:
     sound(tmp_path / "wavs" / "b.wav")
     (tmp_path / "metadata.csv").write_text("a|hello\nb\n")
     assert [finding["line"] for finding in validate(tmp_path)["findings"]] == [2]
+
+
+def test_a_fasta_file_is_parsed_once_until_it_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from unimodal.media import fasta
+
+    parsed = []
+    scan = fasta.scan_fasta
+    monkeypatch.setattr(fasta, "scan_fasta", lambda file: parsed.append(file) or scan(file))
+    path = tmp_path / "genome.fa"
+    path.write_text(">one\nACGTACGTAC\n")
+    for split in ("train", "validation", "test", "train"):
+        open_path(path, split=split)
+    assert len(parsed) == 1
+    path.write_text(">one\nGGGGGGGGGGGG\n")
+    source = open_path(path)
+    assert source[0]["dna"] == "G" * 11
+    assert len(parsed) == 2

@@ -16,6 +16,7 @@ from unimodal.data.manifest import (
     registered_kinds,
     validate_manifest,
 )
+from unimodal.data.sources import open_source
 from unimodal.media.values import FileRef
 
 ROOT = Path(__file__).parents[2]
@@ -178,3 +179,30 @@ def test_the_registry_says_which_fields_hold_strings() -> None:
     assert kinds["text"] == "inline"
     assert kinds["dna"] == "inline"
     assert kinds["image"] == "file"
+
+
+def test_a_table_is_a_manifest_whose_first_line_names_the_fields(tmp_path: Path) -> None:
+    path = tmp_path / "reads.csv"
+    path.write_text('id,dna,split,note\na,ACGT,train,\nb,GGCC,test,"x, y"\n')
+    source = open_source(str(path), "test")
+    assert [source[i] for i in range(len(source))] == [
+        {"id": "b", "dna": "GGCC", "split": "test", "note": "x, y"}
+    ]
+    table = tmp_path / "reads.tsv"
+    table.write_text("dna\nACGT\nGGCC\n")
+    records = [open_source(str(table), split) for split in ("train", "validation")]
+    assert sorted(r[0]["id"] for r in records) == ["line 2", "line 3"]
+    path.write_text("id,dna\na,ACGT\na,\nb,A,C\nc,ACGT\n")
+    assert [(f.line, f.id) for f in validate_manifest(path)] == [(3, "a"), (3, "a"), (4, None)]
+    path.write_bytes(b"id,dna\na,AC\xff\n")
+    [finding] = validate_manifest(path)
+    assert "UTF-8" in finding.rule
+
+
+def test_what_is_wrong_with_a_line_is_counted_within_it(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"id": "a", "text": "x"}\n{"id": "b", "text" 3}\n')
+    [finding] = validate_manifest(path)
+    assert finding.line == 2
+    assert "at character 20" in finding.value
+    assert "line 1" not in finding.value

@@ -298,6 +298,36 @@ def test_spoken_captions_are_the_same_for_a_seed_and_made_once(
     assert (first / MANIFEST).stat().st_mtime_ns == before
 
 
+def test_more_clips_than_captions_and_voices_give_are_refused(
+    spoken: SpokenCaptions, tmp_path: Path
+) -> None:
+    recipe = SpokenCaptions(cache=tmp_path / "many", num_clips=10**7)
+    with pytest.raises(ConfigError, match=r"`num_clips` must be at most [\d,]+ .* 10,000,000"):
+        recipe.prepare([captions_archive(tmp_path)], accept_other=True)
+    assert not recipe.is_prepared
+    with pytest.raises(ConfigError, match="at least 100, but is 99"):
+        SpokenCaptions(cache=tmp_path, num_clips=99)
+
+
+def test_the_command_line_takes_options_after_a_recipe(
+    spoken: SpokenCaptions,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("UNIMODAL_CACHE", str(tmp_path / "own"))
+    words = ["data", "prepare", "spoken_captions", "num_clips=120", "seed=3", "--accept-other"]
+    words += ["--from", str(captions_archive(tmp_path))]
+    assert main(words) == 0
+    assert "clips: 120" in capsys.readouterr().out
+    assert SpokenCaptions(num_clips=120, seed=3).is_prepared
+    assert not SpokenCaptions(num_clips=120).is_prepared
+    assert main(["data", "prepare", "spoken_captions", "num_clip=120"]) == 2
+    assert "`num_clip` is no option of the data `spoken_captions`" in capsys.readouterr().err
+    assert main(["data", "prepare", "seed=3"]) == 2
+    assert "stands before any recipe" in capsys.readouterr().err
+
+
 def test_without_synthesizers_the_recipe_says_what_to_install(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -93,6 +93,29 @@ def test_prepare_from_a_file(tmp_path: Path) -> None:
         recipe.source("train")
 
 
+def test_a_forced_build_that_fails_leaves_the_old_data(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = MovingDigitsRecipe(cache=tmp_path / "cache")
+    folder = recipe.prepare([digits(tmp_path)], accept_other=True)
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+
+    def build(archives: dict[str, Path], work: Path) -> dict[str, int]:
+        (work / "half.bin").write_bytes(b"half")
+        raise DataError("the disk is full")
+
+    monkeypatch.setattr(recipe, "build", build)
+    with pytest.raises(DataError, match="the disk is full"):
+        recipe.prepare([digits(tmp_path)], accept_other=True, force=True)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    assert [path.name for path in folder.parent.iterdir()] == [folder.name]
+    assert len(recipe.source("train")) > 0
+    monkeypatch.undo()
+    (folder / "extra").write_text("x")
+    recipe.prepare([digits(tmp_path)], accept_other=True, force=True)
+    assert {path.name for path in folder.iterdir()} == set(before)
+
+
 def test_fashion_mnist_out_of_a_debian_package(tmp_path: Path) -> None:
     members = {}
     for prefix, number in (("train", 40), ("t10k", 10)):

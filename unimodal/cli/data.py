@@ -172,7 +172,7 @@ def _print_findings(result: Mapping[str, Any]) -> None:
     for found in result["findings"]:
         line = f":{found['line']}" if found["line"] is not None else ""
         place = f"{found['file'] or result['path']}{line}"
-        value = f" ({found['value']})" if found["value"] is not None else ""
+        value = f" ({found['value'].rstrip('.')})" if found["value"] is not None else ""
         name = f" [{found['id']}]" if found["id"] else ""
         print(f"  {place}{name}: {found['rule']}{value}. {found['remedy'] or ''}".rstrip())
 

@@ -17,6 +17,7 @@ from typing import Any
 
 from unimodal.data.manifest import (
     KNOWN_SPLITS,
+    SEPARATORS,
     Finding,
     FindingsError,
     ManifestSource,
@@ -425,6 +426,8 @@ def _detect_file(path: Path) -> Found:
         return Found("manifest", "its name ends in `.jsonl`", path)
     if path.name in _METADATA:
         return detect(path.parent)
+    if path.suffix in SEPARATORS:
+        return Found("manifest", f"its name ends in `{path.suffix}`", path)
     if path.suffix in (".parquet", ".arrow"):
         return Found("parquet", f"its name ends in `{path.suffix}`", path, (path,))
     kind = media_kind(path) or _PROMISES.get(path.suffix.lower(), "")
@@ -433,7 +436,8 @@ def _detect_file(path: Path) -> Found:
     raise DataError(
         f"One {kind} file is not a data set." if kind else "The file is of no known kind.",
         subject=str(path),
-        remedy="Give a folder of such files, a manifest (`.jsonl`), FASTA, Parquet or a text.",
+        remedy="Give a folder of such files, a manifest (`.jsonl`, `.csv`), FASTA, Parquet or a "
+        "text.",
     )
 
 

@@ -1,12 +1,14 @@
-"""JSON Lines manifests: one record a line, checked wholly before anything is read.
+"""Manifests, JSON Lines or CSV: one record a line, checked wholly before anything is read.
 
 `{"id": "a", "split": "train", "text": "inline string", "image": "relative/path.png"}`. A field that
 a modality reads is a file's path, relative to the manifest, or, where the modality's values are
-strings, the string itself; `{"path": ...}` always names a file. Other keys hold plain facts.
+strings, the string itself; `{"path": ...}` always names a file. Other keys hold plain facts. In a
+CSV (or TSV) file the first line names the fields; without `id`, records are named by their lines.
 `validate_manifest` returns every error of a file at once; `ManifestSource` refuses a file with any.
 Which fields hold strings is asked from the modality registry. Media are not decoded here.
 """
 
+import csv
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,6 +26,12 @@ MAX_FINDINGS = 1_000
 """Errors after which reading stops; the last finding says so."""
 
 KNOWN_SPLITS = ("train", "validation", "test")
+
+SEPARATORS = {".csv": ",", ".tsv": "\t"}
+"""Endings of tables, and what parts their columns."""
+
+MAX_TABLE_BYTES = 512 * 2**20
+"""Largest table; its rows are held in memory."""
 
 FieldKinds = Mapping[str, str]
 """Field names to `inline` (a JSON string is the value) or `file` (it is a path)."""
@@ -52,7 +60,7 @@ class Finding:
     def __str__(self) -> str:
         place = self.file + (f", line {self.line}" if self.line is not None else "")
         name = f" (id {self.id!r})" if self.id else ""
-        return f"{place}{name}: {self.rule}, but {self.value}. {self.remedy}"
+        return f"{place}{name}: {self.rule}, but {self.value.rstrip('.')}. {self.remedy}"
 
 
 class FindingsError(DataError):
@@ -61,8 +69,9 @@ class FindingsError(DataError):
     def __init__(self, path: Path, findings: Sequence[Finding]):
         shown = "\n".join(f"  {finding}" for finding in findings[:20])
         more = f"\n  and {len(findings) - 20} more" if len(findings) > 20 else ""
+        count = "is 1 error" if len(findings) == 1 else f"are {len(findings)} errors"
         super().__init__(
-            f"There are {len(findings)} errors:\n{shown}{more}\n",
+            f"There {count}:\n{shown}{more}\n",
             subject=str(path),
             remedy="Correct them; `unimodal data validate` lists them all.",
         )
@@ -127,19 +136,21 @@ class ManifestSource(BaseSource):
         if findings:
             raise FindingsError(self._path, findings)
         splits = assign_splits([place[1:] for place in places], validation=validation_fraction)
-        self._offsets = [
-            place[0] for place, own in zip(places, splits, strict=True) if own == split
-        ]
+        self._places = [place[0] for place, own in zip(places, splits, strict=True) if own == split]
 
     def __len__(self) -> int:
-        return len(self._offsets)
+        return len(self._places)
 
     def record(self, index: int) -> Record:
         from unimodal.media.values import FileRef
 
-        with self._path.open("rb") as file:
-            file.seek(self._offsets[index])
-            row: Record = json.loads(file.readline(MAX_LINE_BYTES + 1))
+        place = self._places[index]
+        if isinstance(place, dict):
+            row: Record = dict(place)
+        else:
+            with self._path.open("rb") as file:
+                file.seek(place)
+                row = json.loads(file.readline(MAX_LINE_BYTES + 1))
         for name in row.keys() & self._kinds.keys():
             value = row[name]
             if isinstance(value, dict):
@@ -151,22 +162,17 @@ class ManifestSource(BaseSource):
 
 def _scan(
     path: Path, kinds: FieldKinds, required: Sequence[str]
-) -> tuple[list[Finding], list[tuple[int, str | None, str]]]:
-    """Errors, and for each sound record its offset, its given split and its group."""
+) -> tuple[list[Finding], list[tuple[int | Record, str | None, str]]]:
+    """Errors, and for each sound record its offset (of a table, itself), split and group."""
     check = _Checker(path, kinds, required)
-    places = []
+    places: list[tuple[int | Record, str | None, str]] = []
     if not path.is_file():
         check.add(None, None, "A manifest must be a file", "there is none", "Check the path.")
         return check.findings, []
-    for number, offset, line in _lines(path):
-        if line is None:
-            rule = f"A line must have at most {MAX_LINE_BYTES} bytes"
-            remedy = 'Put long values into files, and name them: {"path": ...}.'
-            check.add(number, None, rule, "this one is longer", remedy)
-        elif line.strip():
-            row = check.line(number, line)
-            if row is not None:
-                places.append((offset, row.get("split"), str(row.get("group", row.get("id")))))
+    is_table = path.suffix in SEPARATORS
+    for number, place, row in _table_rows(path, check) if is_table else _json_rows(path, check):
+        if row is not None:
+            places.append((place, row.get("split"), str(row.get("group", row.get("id")))))
         if len(check.findings) >= MAX_FINDINGS:
             check.add(number, None, "Reading stopped", f"{MAX_FINDINGS} errors", "Correct them.")
             break
@@ -174,6 +180,43 @@ def _scan(
         rule, remedy = "A manifest must have records", "Write one JSON object a line."
         check.add(None, None, rule, "this one is empty", remedy)
     return check.findings, places
+
+
+def _json_rows(path: Path, check: "_Checker") -> Iterator[tuple[int, int, Record | None]]:
+    """Number, offset and record of each line; None where it is not sound."""
+    for number, offset, line in _lines(path):
+        if line is None:
+            rule = f"A line must have at most {MAX_LINE_BYTES} bytes"
+            remedy = 'Put long values into files, and name them: {"path": ...}.'
+            check.add(number, None, rule, "this one is longer", remedy)
+            yield number, offset, None
+        elif line.strip():
+            yield number, offset, check.line(number, line)
+
+
+def _table_rows(path: Path, check: "_Checker") -> Iterator[tuple[int, Record, Record | None]]:
+    """Line, record, and the record again if it is sound; a column that is empty is left out."""
+    if path.stat().st_size > MAX_TABLE_BYTES:
+        rule, remedy = f"A table must have at most {MAX_TABLE_BYTES} bytes", "Split it."
+        return check.add(None, None, rule, "it has more", remedy)
+    csv.field_size_limit(MAX_LINE_BYTES)
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        reader = csv.DictReader(file, delimiter=SEPARATORS[path.suffix], strict=True)
+        try:
+            for cells in reader:
+                number = reader.line_num
+                if None in cells or None in cells.values():
+                    rule = f"A line must have {len(reader.fieldnames or ())} columns"
+                    check.add(number, None, rule, "it has not", "Quote values with separators.")
+                    continue
+                row: Record = {
+                    key: cell for key, cell in cells.items() if cell or key in check.kinds
+                }
+                row = {"id": f"line {number}", **row}
+                yield number, row, check.row(number, row)
+        except (csv.Error, UnicodeDecodeError) as error:
+            rule, remedy = "A table must be CSV in UTF-8", "Check its quotes, or save it again."
+            check.add(reader.line_num + 1, None, rule, f"it is not ({error})", remedy)
 
 
 def _lines(path: Path) -> Iterator[tuple[int, int, bytes | None]]:
@@ -207,7 +250,6 @@ class _Checker:
 
     def line(self, number: int, line: bytes) -> dict[str, Any] | None:
         """The record of a line if it is sound."""
-        before = len(self.findings)
         try:
             # Editors of some systems write a byte order mark at the start of a file.
             text = line.decode("utf-8-sig" if number == 1 else "utf-8")
@@ -219,12 +261,20 @@ class _Checker:
             row = json.loads(text, object_pairs_hook=_unique, parse_constant=_no_constant)
         except (ValueError, RecursionError) as error:
             rule, remedy = "A line must be one JSON object", "Check quotes, commas and braces."
-            self.add(number, None, rule, f"it is not ({error})", remedy)
+            what = str(error)
+            if isinstance(error, json.JSONDecodeError):  # it counts lines from this one
+                what = f"{error.msg.removesuffix(' at')} at character {error.pos + 1}"
+            self.add(number, None, rule, f"it is not ({what})", remedy)
             return None
         if not isinstance(row, dict):
             rule, remedy = "A line must be one JSON object", 'Write {"id": ..., ...}.'
             self.add(number, None, rule, f"it is a {type(row).__name__}", remedy)
             return None
+        return self.row(number, row)
+
+    def row(self, number: int, row: dict[str, Any]) -> dict[str, Any] | None:
+        """The record if it is sound."""
+        before = len(self.findings)
         self._record(number, row)
         return row if len(self.findings) == before else None
 

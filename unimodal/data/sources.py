@@ -7,18 +7,25 @@ index it in any order. `open_source` finds one by name or path. Nothing here dec
 shuffles; mixing and order belong to training.
 """
 
+import dataclasses
 import hashlib
 import inspect
+import io
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-from unimodal.errors import ConfigError, DataError
+from unimodal.errors import ConfigError, DataError, UnimodalError, sample_errors
 from unimodal.registry import Registry, did_you_mean
 
 Record = dict[str, Any]
 """One example: `{"id": ..., FIELD: value or FileRef, ...}`."""
+
+NUM_HASHED = 256
+"""Records that `content_hash` looks at, at most."""
+HEAD_BYTES = 4096
+"""Bytes of a file that it reads."""
 
 SPLITS = ("train", "validation", "test")
 """The split names that every source knows; some have more (see their recipe)."""
@@ -166,6 +173,39 @@ def stable_split(key: str, *, validation: float = 0.05, test: float = 0.0, salt:
     if fraction < test:
         return "test"
     return "validation" if fraction < test + validation else "train"
+
+
+def content_hash(source: Source) -> str:
+    """A hash of a source's records: of all, or of at most `NUM_HASHED` evenly spread ones.
+
+    Strings and numbers count as they are, tensors by their values, files by length and first bytes.
+    """
+    digest = hashlib.sha256(str(len(source)).encode())
+    step = max(1, -(-len(source) // NUM_HASHED))
+    for index in range(0, len(source), step):
+        try:
+            with sample_errors(f"{source.name}, record {index}"):
+                record = source[index]
+                parts = [f"{key}\x1f".encode() + _content(record[key]) for key in sorted(record)]
+        except (UnimodalError, OSError) as error:
+            parts = [type(error).__name__.encode()]
+        digest.update(b"".join(parts))
+    return digest.hexdigest()[:16]
+
+
+def _content(value: Any) -> bytes:
+    """What tells one value from another; nothing for what is of no known kind."""
+    if isinstance(value, Path):
+        size = value.stat().st_size if value.is_file() else -1
+        with value.open("rb") if size >= 0 else io.BytesIO() as file:
+            return f"{size}:".encode() + file.read(HEAD_BYTES)
+    if dataclasses.is_dataclass(value):
+        return b"".join(_content(getattr(value, f.name)) for f in dataclasses.fields(value))
+    if hasattr(value, "numpy"):
+        return bytes(value.numpy().tobytes())
+    if isinstance(value, str | int | float | list | tuple):
+        return repr(value).encode("utf-8", "backslashreplace") + b"\x1e"
+    return b""
 
 
 def assign_splits(
