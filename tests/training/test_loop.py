@@ -238,6 +238,11 @@ def test_a_run_of_other_data_schedule_or_beginning_is_not_resumed(
     with pytest.raises(ConfigError, match=r"`records\.\w+` was \d+ and is \d+"):
         train(config())
     write(60)
+    lines = data.read_text().splitlines(keepends=True)
+    data.write_text("".join([*lines[1:], lines[0]]))  # as many records, in another order
+    with pytest.raises(ConfigError, match=r"`content\.\w+` was '\w+' and is '\w+'"):
+        train(config())
+    write(60)
     assert train(config(**{"training.max_steps": 2})).progress.step == 2
 
 

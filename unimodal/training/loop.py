@@ -27,7 +27,7 @@ from unimodal.training.draws import Draws
 from unimodal.training.ema import Ema
 from unimodal.training.feed import Feed, StepData
 from unimodal.training.held_out import HeldOutBatches
-from unimodal.training.metrics import MetricsLog, TaskLosses
+from unimodal.training.metrics import Draw, MetricsLog, TaskLosses
 from unimodal.training.optimizer import (
     build_optimizer,
     load_optimizer_state,
@@ -59,8 +59,8 @@ class Settings:
         device: Where it runs.
         precision: Of matrix products.
         write_model: Writes the trainee's files into a folder of a checkpoint.
-        sample: Called every `sample_every` steps, averaged weights in place; it may raise
-            KeyboardInterrupt when it sees the flag.
+        sample: Called every `sample_every` steps, averaged weights in place; it returns what writes
+            its samples to a TensorBoard, and may raise KeyboardInterrupt when it sees the flag.
         flag: Set by who wants the run to stop.
     """
 
@@ -72,7 +72,7 @@ class Settings:
     device: torch.device
     precision: Precision
     write_model: Callable[[Path], None]
-    sample: Callable[[], None] | None = None
+    sample: Callable[[], Draw | None] | None = None
     flag: StopFlag = field(default_factory=StopFlag)
 
 
@@ -263,7 +263,7 @@ class Loop:
         averaged = contextlib.nullcontext() if self.ema is None else self.ema.applied()
         try:
             with averaged:
-                self.settings.sample()
+                self.metrics.draw(self.progress.step, self.settings.sample())
         except KeyboardInterrupt:
             if not self.settings.flag:
                 raise

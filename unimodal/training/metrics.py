@@ -3,7 +3,7 @@
 import json
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -82,6 +82,10 @@ class Board(Protocol):
         ...
 
 
+Draw = Callable[[Any, int], None]
+"""Writes samples to a TensorBoard writer: (writer, step)."""
+
+
 class MetricsLog:
     """Writes metrics of a run; on ranks other than 0, nothing.
 
@@ -113,8 +117,19 @@ class MetricsLog:
                 for name, value in _flat(values, kind):
                     self._board.add_scalar(name, value, step)
             except OSError as error:
-                log.warning("TensorBoard is off from here on: %s", error)
-                self._board = None
+                self._give_up(error)
+
+    def draw(self, step: int, draw: Draw | None) -> None:
+        """Let samples write themselves to the board, if there is one."""
+        if draw is not None and self._board is not None:
+            try:
+                draw(self._board, step)
+            except OSError as error:
+                self._give_up(error)
+
+    def _give_up(self, error: OSError) -> None:
+        log.warning("TensorBoard is off from here on: %s", error)
+        self._board = None
 
     def close(self) -> None:
         """Close what is open."""

@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 
+from unimodal.data.sources import content_hash
 from unimodal.errors import EXIT_RESUMABLE, CheckpointError, ConfigError
 from unimodal.model.folder import CHECKPOINTS, EXPERIMENT, MODEL, steps_of
 from unimodal.tasks.base import TaskConfig
@@ -33,7 +34,7 @@ from unimodal.training.config import ExperimentConfig, differences, trajectory
 from unimodal.training.draws import BAD_SAMPLES, Quarantine
 from unimodal.training.lock import locked_folder
 from unimodal.training.loop import Loop, Settings
-from unimodal.training.metrics import MetricsLog, open_board
+from unimodal.training.metrics import Draw, MetricsLog, open_board
 from unimodal.training.progress import Bar
 from unimodal.training.ranks import first_rank_alone, joined_ranks, largest, rank, world_size
 from unimodal.training.schedule import Progress
@@ -43,11 +44,13 @@ from unimodal.training.trainee import choose_precision
 
 log = logging.getLogger(__name__)
 RECORDS = "records"
-"""Part of a run's course: the number of training records of each task."""
-Score = Callable[[Path, Trained, dict[str, TaskConfig], StopFlag], None]
+CONTENT = "content"
+"""Parts of a run's course: the number of training records of each task, and a hash of them."""
+Score = Callable[[Path, Trained, dict[str, TaskConfig], StopFlag], Draw | None]
 """Scores and reports what was trained: (run folder, decoder or modality, tasks, who wants to stop).
 
-It raises KeyboardInterrupt when it sees the flag; `unimodal.training.finish.scorer` makes one.
+It returns what writes its samples to a TensorBoard, and raises KeyboardInterrupt when it sees the
+flag; `unimodal.training.finish.scorer` makes one.
 """
 
 
@@ -132,7 +135,9 @@ def _open_run(
     if step < 0:
         return None
     checkpoint = read_checkpoint(step_folder(run, step))
-    seen = {name: value for name, value in checkpoint.course.items() if name != RECORDS}
+    seen = {
+        name: value for name, value in checkpoint.course.items() if name not in (RECORDS, CONTENT)
+    }
     _check_course(seen, trajectory(config), run)
     log.info("Resuming from %s.", checkpoint.folder)
     return checkpoint
@@ -159,9 +164,10 @@ def _prepare(
     path = run / BAD_SAMPLES if rank() == 0 else None
     mixture = subject.mixture(Quarantine(path, config.training.max_bad_samples))
     sizes = {name: len(source) for name, source in mixture.sources.items()}
-    course = {**trajectory(config), RECORDS: sizes}
+    hashes = {name: content_hash(source) for name, source in mixture.sources.items()}
+    course = {**trajectory(config), RECORDS: sizes, CONTENT: hashes}
     if checkpoint is not None:
-        _check_course(checkpoint.course, course, run)
+        _check_course({CONTENT: hashes, **checkpoint.course}, course, run)
     if rank() == 0:
         (run / EXPERIMENT).write_bytes(described)
     settings = Settings(
@@ -186,9 +192,9 @@ def _prepare(
     return _Job(loop, subject, described)
 
 
-def _score(score: Score, run: Path, subject: Subject, flag: StopFlag) -> None:
+def _score(score: Score, run: Path, subject: Subject, flag: StopFlag) -> Draw | None:
     with flag.interrupts():
-        score(run, subject.trained, subject.tasks, flag)
+        return score(run, subject.trained, subject.tasks, flag)
 
 
 def _finish(job: _Job, run: Path, finish: Score | None) -> bool:
@@ -200,7 +206,8 @@ def _finish(job: _Job, run: Path, finish: Score | None) -> bool:
         subject.save(run / MODEL, {EXPERIMENT: job.described})
         try:
             if finish is not None:
-                _score(finish, run, subject, flag)
+                drawn = _score(finish, run, subject, flag)
+                loop.metrics.draw(loop.progress.step, drawn)
         except KeyboardInterrupt:
             if not flag:
                 raise
@@ -243,9 +250,10 @@ def _check_course(old: Mapping[str, Any], new: Mapping[str, Any], run: Path) -> 
         ConfigError: naming the first setting, or task of other data, that is not the same.
     """
     if changed := differences(dict(old), dict(new)):
-        more = f" (and {len(changed) - 1} more)" if len(changed) > 1 else ""
+        more = f" (and {len(changed) - 3} more)" if len(changed) > 3 else ""
         raise ConfigError(
-            f"The run folder holds a run of other settings: {changed[0]}{more}.",
+            "The run folder holds a run of other settings or data: "
+            f"{', '.join(changed[:3])}{more}.",
             subject=str(run),
             remedy=f"Choose another `run_dir`; to start from its weights, add `init_from={run}`.",
         )
