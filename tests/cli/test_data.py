@@ -10,6 +10,7 @@ Run = Callable[..., Any]
 def test_data_sets_are_listed_with_licence(unimodal: Run) -> None:
     rows = {row["name"]: row for row in unimodal("data", "list", "--json").json}
     assert rows["embedded/emoji"]["ready"]
+    assert rows["joined"]["license"] == "depends on first, second"
     assert rows["fashion_mnist"]["license"] == "MIT"
     assert "embedded/e_coli" in unimodal("data", "list").out
 

@@ -15,7 +15,7 @@ from unimodal.data.fasta import read_sequences
 from unimodal.data.folders import FileSource, Found, detect, open_path, read_folder, unused
 from unimodal.data.manifest import Finding, validate_manifest
 from unimodal.data.recipe import RECIPES, build_recipe
-from unimodal.data.sources import SOURCES, SPLITS, Source, open_source
+from unimodal.data.sources import SOURCES, SPLITS, Source, needed_options, open_source
 from unimodal.errors import UnimodalError
 from unimodal.media import FileRef
 from unimodal.modality import build_modality
@@ -111,7 +111,8 @@ def list_data() -> list[dict[str, Any]]:
     for name in SOURCES.names():
         entry = SOURCES.get(name)
         about = (entry.__doc__ or "").strip().split("\n")[0]
-        license = entry(split="train").license
+        needed = needed_options(entry)
+        license = f"depends on {', '.join(needed)}" if needed else entry(split="train").license
         rows.append(
             {"name": name, "about": about, "license": license, "splits": SPLITS, "ready": True}
         )

@@ -265,6 +265,16 @@ def check_options(kind: str, options: Mapping[str, Any], taker: Callable[..., An
         )
 
 
+def needed_options(taker: Callable[..., Any]) -> list[str]:
+    """Options that a source cannot be opened without, e.g. the parts of one that joins others."""
+    taken = inspect.signature(taker).parameters
+    return [
+        name
+        for name, p in taken.items()
+        if p.default is p.empty and p.kind is p.KEYWORD_ONLY and name != "split"
+    ]
+
+
 def open_source(name: str, split: str = "train", **options: Any) -> Source:
     """Open a data set by name or path.
 
