@@ -169,13 +169,27 @@ def test_low_precision_is_as_exact_as_torch(dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize(
-    ("heads", "groups", "size", "length"), [(1, 1, 8, 1), (3, 1, 40, 65), (4, 2, 256, 17)]
+    ("heads", "groups", "size", "length"), [(1, 1, 8, 9), (3, 1, 40, 65), (4, 2, 256, 17)]
 )
 def test_odd_sizes_and_ratios_of_heads(heads: int, groups: int, size: int, length: int) -> None:
     coordinates = stream([[(length - 1, (0, 0, 0), False)]], length)
     check(
         coordinates, [Causal(), Causal()], inputs((1, length), heads, groups, size, torch.float32)
     )
+
+
+def test_a_single_token_gives_its_own_value_and_no_gradient_to_scores() -> None:
+    tensors = inputs((1, 1), 1, 1, 8, torch.float32)
+    q, k, v, grad = (x.detach() for x in tensors)
+    with using("triton"):
+        plan = plan_attention(stream([[(0, (0, 0, 0), False)]], 1), [Causal()], visible)
+        out, grad_q, grad_k, grad_v = run(tensors, plan)
+    assert torch.equal(out, v)
+    assert torch.equal(grad_v, grad)
+    # The gradient of the score is a difference of two equal sums, each rounded at most eight times.
+    band = 2 * 8 * torch.finfo(torch.float32).eps * (grad * v).abs().sum() * 8**-0.5
+    assert (grad_q.abs() <= band * k.abs()).all()
+    assert (grad_k.abs() <= band * q.abs()).all()
 
 
 def test_a_row_without_documents_gives_zeros() -> None:
