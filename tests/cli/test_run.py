@@ -97,6 +97,19 @@ def test_a_sequence_is_generated_and_written(unimodal: Run, folder: Path, tmp_pa
     assert again.json["value"] == done.json["value"]
 
 
+def test_an_answer_may_begin_with_what_is_given(
+    unimodal: Run, folder: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "one.fa").write_text(">one\nGATTACA\n")
+    argv = ["generate", folder, "--from", "text", "--to", "dna", "x", "--max-tokens", 30, "--json"]
+    done = unimodal(*argv, "--prefix", "ACGTACGTA", "--prefix-cells", 2)
+    assert done.json["value"].startswith("ACGT")  # cells of two bases
+    whole = unimodal(*argv, "--prefix", "ACGTAC")
+    assert whole.json["value"].startswith("ACGTAC")
+    read = unimodal(*argv, "--prefix", tmp_path / "one.fa", "--prefix-cells", 2)
+    assert read.json["value"].startswith("GATT")
+
+
 def test_the_modality_of_a_file_is_found_out(
     unimodal: Run, folder: Path, files: dict[str, Path]
 ) -> None:
@@ -234,6 +247,10 @@ def test_a_run_is_scored_and_reported(unimodal: Run, folder: Path, tmp_path: Pat
         (["generate", "RUN", "x", "--device", "tpu"], "tpu"),
         (["generate", "RUN", "x", "--max-tokens", "0"], "max_tokens"),
         (["generate", "RUN", "x", "--dtype", "float16"], "`dtype` must be one of"),
+        (["generate", "RUN", "x", "--guidance", "-1"], "`guidance` must be"),
+        (["generate", "RUN", "x", "--guidance", "2"], "null conditions"),
+        (["generate", "RUN", "x", "--rank", "reverse"], "no task from `text` to `text`"),
+        (["generate", "RUN", "x", "--prefix-cells", "2"], "there is none"),
         (["score", "RUN", "nowhere.fa"], "no such file"),
         (["embed", "RUN", "nowhere.fa", "--json"], "no such file"),
         (["transcribe", "RUN", "nowhere.wav"], "no such file"),

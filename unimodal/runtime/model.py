@@ -147,8 +147,7 @@ class Model:
             temperature: Divides the logits; 0 takes the likeliest id.
             top_k, top_p: See `Sampling`.
             seed: Of the first answer; the next have the numbers after it.
-            guidance: See `Sampling`; other than 1 it needs a task with null conditions.
-            max_tokens: Ids of an answer, at most.
+            guidance, max_tokens: See `Sampling` (a task with null conditions is needed), `Request`.
             prefix, prefix_cells: What the answer begins with, a value or a path; see `Request`.
             rank: Which of `n` answers is best: the one of most `likelihood` given the prompt, or,
                 in `reverse`, the one given which the prompt is likeliest, by a recorded task from
@@ -160,17 +159,10 @@ class Model:
         Raises:
             UnimodalError: if the request cannot be answered.
         """
-        if n < 1:
-            raise ConfigError(f"`n` must be at least 1, but is {n}.")
-        if rank not in RANKS:
-            raise ConfigError(f"`rank` must be one of {', '.join(RANKS)}, but is {rank!r}.")
         given = self.prompts.segments(prompt)
         template = self.prompts.template(given, to, task)
         document = self.prompts.document(given, to, template)
         asked = None if to is None else document.asked()
-        reverse = None
-        if rank == "reverse":
-            reverse = reverse_task(self.tasks, self.vocabulary, given, _first(asked))
         if prefix is not None:
             prefix = self.prompts.read(Segment(_first(asked), prefix)).value
         drawn = Sampling(
@@ -185,13 +177,7 @@ class Model:
             prefix_cells=prefix_cells,
             null=self.prompts.null(document, template) if drawn.is_guided else None,
         )
-        seeds = [None if seed is None else seed + number for number in range(n)]
-        requests = [replace(request, sampling=replace(drawn, seed=own)) for own in seeds]
-        answers = self.generate_many(requests, on_progress=on_progress)
-        if reverse is not None:
-            answers = rank_in_reverse(self.decoder, reverse, given[0], answers)
-        best = max(answers, key=_rank)
-        return replace(best, alternatives=tuple(answers)) if n > 1 else best
+        return self._best_of(n, request, rank, given, on_progress)
 
     def generate_many(
         self,
@@ -209,6 +195,30 @@ class Model:
             if answer.error is not None:
                 raise answer.error
         return answers
+
+    def _best_of(
+        self,
+        n: int,
+        request: Request,
+        rank: str,
+        given: Sequence[Segment],
+        on_progress: OnProgress | None,
+    ) -> Answer:
+        """The best of n answers; see `generate`."""
+        if n < 1:
+            raise ConfigError(f"`n` must be at least 1, but is {n}.")
+        if rank not in RANKS:
+            raise ConfigError(f"`rank` must be one of {', '.join(RANKS)}, but is {rank!r}.")
+        reverse = None
+        if rank == "reverse":
+            written = _first(request.wanted())
+            reverse = reverse_task(self.tasks, self.vocabulary, given, written)
+        requests = [_numbered(request, number) for number in range(n)]
+        answers = self.generate_many(requests, on_progress=on_progress)
+        if reverse is not None:
+            answers = rank_in_reverse(self.decoder, reverse, given[0], answers)
+        best = max(answers, key=_rank)
+        return replace(best, alternatives=tuple(answers)) if n > 1 else best
 
     def document(self, prompt: Prompt, to: str | None = AUTO, task: str | None = None) -> Document:
         """The request of a prompt, by the template of a recorded task if one fits.
@@ -312,6 +322,13 @@ class Model:
     def schema(self) -> dict[str, Any]:
         """Spans, modalities with their grammar, and tasks, as plain values."""
         return describe(self.decoder, self.tasks)
+
+
+def _numbered(request: Request, number: int) -> Request:
+    """The request with the seed of its answer `number`."""
+    seed = request.sampling.seed
+    own = None if seed is None else seed + number
+    return replace(request, sampling=replace(request.sampling, seed=own))
 
 
 def _first(asked: Sequence[str] | None) -> str:
