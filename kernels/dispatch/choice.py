@@ -12,6 +12,7 @@ Operators register themselves when their package is imported; `explain` lists th
 
 import functools
 import importlib
+import importlib.util
 import logging
 import os
 from collections.abc import Iterable, Iterator
@@ -148,6 +149,8 @@ def explain() -> list[Explanation]:
 
 def is_interpreted() -> bool:
     """Whether kernels run in Triton's interpreter. It must be set before triton is imported."""
+    if torch.compiler.is_compiling():
+        return _WAS_INTERPRETED
     return os.environ.get("TRITON_INTERPRET", "").lower() in ("1", "true", "on", "yes", "y")
 
 
@@ -164,8 +167,6 @@ def _automatic(op: str, device: str, unsupported: str | None) -> tuple[str, str]
     return "reference", f"no kernel knows the device {device}"
 
 
-# Compilers take the answer as it is, instead of tracing the import.
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def _why_no_triton(op: str, device: str) -> str | None:
     if "triton" not in _registered[op]:
         return "it has no Triton kernel yet"
@@ -176,13 +177,22 @@ def _why_no_triton(op: str, device: str) -> str | None:
     return None
 
 
-@functools.cache
 def _can_import_triton() -> bool:
+    return _IS_FOUND if torch.compiler.is_compiling() else _imports_triton()
+
+
+@functools.cache
+def _imports_triton() -> bool:
     try:
         importlib.import_module("triton")
     except ImportError:
         return False
     return True
+
+
+# Compilers cannot trace an import, nor a look at the environment: they take what was so before.
+_IS_FOUND = importlib.util.find_spec("triton") is not None
+_WAS_INTERPRETED = is_interpreted()
 
 
 def _tell_once(op: str, reason: str) -> None:
