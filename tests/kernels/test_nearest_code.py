@@ -41,7 +41,9 @@ def test_the_tolerance_notices_broken_maths(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest.mark.parametrize("elements", [1, 67, 500])
-def test_chunks_of_any_size_name_the_nearest(monkeypatch: pytest.MonkeyPatch, elements: int) -> None:
+def test_chunks_of_any_size_name_the_nearest(
+    monkeypatch: pytest.MonkeyPatch, elements: int
+) -> None:
     x, codebook = problem(131, 67, 24)
     monkeypatch.setattr(cpu, "CHUNK_ELEMENTS", elements)
     assert excess(nearest_code(x, codebook), x, codebook) <= TOLERANCE
