@@ -41,8 +41,9 @@ BIG = {"batch": 1, "seq": 16_384, "heads": 16, "kv_heads": 16}
 
 def checked_specs() -> list[Spec]:
     """What is checked: every pattern, head size and ratio of heads, and all other operators."""
-    base = Spec(op="attention", dtype="bfloat16", device="cuda", seq=1280, batch=2, heads=4)
-    base = replace(base, kv_heads=2)
+    base = Spec(
+        op="attention", dtype="bfloat16", device="cuda", seq=1280, batch=2, heads=4, kv_heads=2
+    )
     specs = [
         replace(base, pattern=pattern, head_dim=size) for pattern in PATTERNS for size in (64, 128)
     ]
