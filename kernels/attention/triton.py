@@ -227,14 +227,25 @@ def _declare() -> None:
     def tiles(m: int, n: int, warps: int, stages: int) -> dict[str, int]:
         return {"BLOCK_M": m, "BLOCK_N": n, "num_warps": warps, "num_stages": stages}
 
-    # Eight warps: with four, head size 128 spills on sm80 and sm90 (`make compile-gate`).
+    def rows(arch: str, by_size: dict[int, dict[str, int]]) -> dict[tables.Row, tables.Config]:
+        return {(arch, size, dtype): c for size, c in by_size.items() for dtype in half}
+
+    # NVIDIA cards need eight warps: with four, head size 128 spills on sm80 and sm90. gfx942, with
+    # 64 threads a warp, needs four: with eight, half the registers are left (`make compile-gate`).
     small = tiles(64, 32, 8, 1)
-    hopper = {("sm90", size, dtype): tiles(128, 64, 8, 3) for size in (64, 128) for dtype in half}
-    tables.declare("attention.forward_dense", tiles(64, 64, 8, 2), hopper)
-    tables.declare("attention.forward_sparse", small)
-    for kernel in ("backward_q", "backward_kv"):
-        tables.declare(f"attention.{kernel}_dense", small)
-        tables.declare(f"attention.{kernel}_sparse", small)
+    amd = tiles(64, 32, 4, 1)
+    amd_keys = {64: tiles(32, 64, 4, 1), 128: tiles(32, 64, 4, 1)}
+    forward = rows("sm90", dict.fromkeys((64, 128), tiles(128, 64, 8, 3)))
+    forward |= rows("gfx942", dict.fromkeys((64, 128), tiles(128, 64, 4, 1)))
+    sparse = rows("gfx942", {64: amd, 128: amd})
+    tables.declare("attention.forward_dense", tiles(64, 64, 8, 2), forward)
+    tables.declare("attention.forward_sparse", small, sparse)
+    by_query = rows("gfx942", {64: tiles(64, 64, 4, 1), 128: amd})
+    tables.declare("attention.backward_q_dense", small, by_query)
+    tables.declare("attention.backward_q_sparse", small, sparse)
+    tables.declare("attention.backward_kv_dense", small, rows("gfx942", amd_keys))
+    by_key = rows("gfx942", amd_keys | {128: tiles(16, 64, 4, 1)})
+    tables.declare("attention.backward_kv_sparse", small, by_key)
     tables.declare("attention.delta", {"BLOCK": 32, "num_warps": 4, "num_stages": 1})
 
 

@@ -19,7 +19,7 @@ case "$*" in
         done
         exit 0 ;;
 esac
-exec "{python}" -I -c 'import sys; sys.path.insert(0, "{packages}"); \
+exec "{python}" -I -S -c 'import sys; sys.path.insert(0, "{packages}"); \
 sys.argv = ["-", *sys.argv[2:]]; exec(compile(sys.stdin.read(), "-", "exec"))' "$@"
 """
 
