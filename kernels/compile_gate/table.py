@@ -33,14 +33,24 @@ def read(path: Path = PATH) -> dict[str, Any]:
 
 
 def write(rows: Sequence[Measured], ops: Sequence[str], path: Path = PATH) -> None:
-    """Write the rows of some operators; rows of others stay, if those still exist."""
+    """Write the rows of some operators.
+
+    Of these, rows that were not measured again stay if the sources are still the same: other sizes
+    and other Tritons. Rows of other operators stay if those still exist.
+    """
     hashes = tables.source_hashes()
     old = read(path) if path.is_file() else {"sources": {}, "rows": []}
-    kept = [row for row in old["rows"] if row["op"] not in ops and row["op"] in hashes]
+    stale = {op for op in ops if old["sources"].get(op) != hashes[op]}
+    again = {_key(row.as_dict()) for row in rows}
+    kept = [
+        row
+        for row in old["rows"]
+        if row["op"] in hashes and row["op"] not in stale and _key(row) not in again
+    ]
     sources = {op: digest for op, digest in old["sources"].items() if op in hashes}
     sources |= {op: hashes[op] for op in ops}
     joined = kept + [row.as_dict() for row in rows]
-    joined.sort(key=lambda row: [str(row[k]) for k in ("op", "case", "target", "triton")])
+    joined.sort(key=_key)
     lines = ",\n  ".join(json.dumps(row) for row in joined)
     head = {
         "targets": [asdict(target) for target in TARGETS],
@@ -66,3 +76,7 @@ def faults(path: Path = PATH) -> list[str]:
         name = f"{row['op']}, {row['case']}, {row['target']}, triton {row['triton']}"
         found += [f"{name}: it {fault}." for fault in Measured(**row).faults()]
     return found
+
+
+def _key(row: dict[str, Any]) -> tuple[str, ...]:
+    return tuple(str(row[name]) for name in ("op", "case", "target", "triton"))

@@ -109,6 +109,19 @@ def test_the_table_is_refused_when_sources_change(tmp_path: Path, sources: dict[
     assert [row["op"] for row in table.read(path)["rows"]] == ["op"]
 
 
+def test_rows_of_the_same_sources_stay_until_they_are_measured_again(
+    tmp_path: Path, sources: dict[str, str]
+) -> None:
+    path = tmp_path / "compile.json"
+    table.write([CLEAN], ["op"], path)
+    table.write([replace(CLEAN, triton="3.6.0", registers=90)], ["op"], path)
+    table.write([replace(CLEAN, registers=100)], ["op"], path)
+    assert [row["registers"] for row in table.read(path)["rows"]] == [90, 100]
+    sources["op"] = "changed"
+    table.write([replace(CLEAN, registers=110)], ["op"], path)
+    assert [row["registers"] for row in table.read(path)["rows"]] == [110]
+
+
 def test_a_bad_row_or_a_broken_table_is_refused(tmp_path: Path, sources: dict[str, str]) -> None:
     path = tmp_path / "compile.json"
     with pytest.raises(DataError, match="compile-gate"):
