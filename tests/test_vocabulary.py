@@ -94,6 +94,13 @@ def test_an_input_only_modality_cannot_be_generated():
         Vocabulary.of(["fake_continuous"]).grammar("fake_continuous")
 
 
+def test_the_partner_that_writes_is_named_only_where_it_is_there():
+    for added, remedy in ((), None), (("fake_residual",), "Ask for `fake_residual`."):
+        with pytest.raises(VocabularyError) as caught:
+            Vocabulary.of(["fake_continuous", *added]).grammar("fake_continuous")
+        assert caught.value.remedy == remedy
+
+
 def test_a_modality_enters_fitted_and_frozen():
     words = build_modality("fake_words")
     with pytest.raises(VocabularyError, match="fitted"):

@@ -197,6 +197,11 @@ class Modality(ABC, Generic[Value, Config]):
         e.g. the other strand of a sequence. What is held out is read as it stands."""
         return (value,)
 
+    def draw_variant(self, value: Value, rng: np.random.Generator) -> Value:
+        """One of `variants`, each as likely; no number is drawn where there is one."""
+        variants = self.variants(value)
+        return variants[int(rng.integers(len(variants)))] if len(variants) > 1 else variants[0]
+
     def encode_batch(self, values: Sequence[Value]) -> list[Tokens]:
         """`encode` of each value."""
         return [self.encode(value) for value in values]

@@ -339,7 +339,8 @@ class Vocabulary:
         """
         modality = self.modality(name)
         if name not in self.grammars:
-            remedy = f"Ask for `{modality.decoded_by}`." if modality.decoded_by else None
+            partner = modality.decoded_by
+            remedy = f"Ask for `{partner}`." if partner in self.grammars else None
             raise VocabularyError(f"`{name}` is input only: it cannot be generated.", remedy=remedy)
         return self.grammars[name]
 

@@ -303,10 +303,7 @@ class Task(ABC):
                     f"The field `{name}` is empty.", subject=str(record.get("id", ""))
                 )
             found = found[0 if rng is None else int(rng.integers(len(found)))]
-        if rng is None:
-            return found
-        variants = kind.variants(found)
-        return variants[int(rng.integers(len(variants)))] if len(variants) > 1 else variants[0]
+        return found if rng is None else kind.draw_variant(found, rng)
 
     def open(self, split: str) -> Source:
         """The task's records of one split."""

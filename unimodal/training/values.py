@@ -156,8 +156,7 @@ class ValueMixture(Draws[Item]):
     def make(self, task: str, record: Record, rng: np.random.Generator) -> Item:
         """The value of a record, or a variant of it, varied."""
         stream = self.streams[task]
-        variants = stream.modality.variants(stream.value(record))
-        chosen = variants[int(rng.integers(len(variants)))] if len(variants) > 1 else variants[0]
+        chosen = stream.modality.draw_variant(stream.value(record), rng)
         value = stream.modality.vary(chosen, rng)
         stream.modality.length(value)  # refuses what the layout has no room for
         return Item(task, str(record.get("id", "")), value)
