@@ -5,6 +5,7 @@ import socket
 import subprocess
 import sys
 import textwrap
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -68,7 +69,9 @@ def test_it_packs_and_learns(decoder, name):
         for d in documents_of(decoder, name)
     ]
     longest = max(map(len, encoded))
-    packer = Packer(PackingConfig(row_length=2 * longest, look_ahead=4), iter(enumerate(encoded)))
+    numbered = enumerate(encoded)
+    packing = PackingConfig(row_length=2 * longest, look_ahead=4)
+    packer = Packer(packing, lambda count: islice(numbered, count))
     rows = []
     while row := packer.row():
         rows.append(row)

@@ -1,5 +1,8 @@
 """Packing fills rows, cuts nothing, keeps nothing for ever; collation lays rows out exactly."""
 
+from functools import partial
+from itertools import islice
+
 import numpy as np
 import pytest
 import torch
@@ -34,7 +37,8 @@ class Sized(EncodedDocument):
 
 def pack(lengths, row_length, look_ahead=256):
     documents = [(n, Sized(length)) for n, length in enumerate(lengths)]
-    packer = Packer(PackingConfig(row_length=row_length, look_ahead=look_ahead), iter(documents))
+    config = PackingConfig(row_length=row_length, look_ahead=look_ahead)
+    packer = Packer(config, partial(islice, iter(documents)))
     rows = []
     while row := packer.row():
         rows.append(row)
@@ -85,14 +89,14 @@ def test_a_saved_state_goes_on_with_equal_rows():
     lengths = mixture(np.random.default_rng(0), 400).tolist()
     config = PackingConfig(row_length=512, look_ahead=32)
     documents = [(n, Sized(length)) for n, length in enumerate(lengths)]
-    whole = Packer(config, iter(documents))
+    whole = Packer(config, partial(islice, iter(documents)))
     expected = [[id(d) for d in whole.row()] for _ in range(30)]
     source = iter(documents)
-    first = Packer(config, source)
+    first = Packer(config, partial(islice, source))
     for _ in range(10):
         first.row()
     waiting = first.pending()
-    second = Packer(config, source)
+    second = Packer(config, partial(islice, source))
     second.restore(documents[n] for n in waiting)
     assert [[id(d) for d in second.row()] for _ in range(20)] == expected[10:]
 

@@ -9,7 +9,7 @@ import torch
 from unimodal.errors import ConfigError
 from unimodal.media.values import Image
 from unimodal.modality import build_modality, identity_of
-from unimodal.stream import Document, Segment, StreamConfig, encode_document
+from unimodal.stream import Document, Segment, StreamConfig, encode_document, varied
 from unimodal.tokenizers.pixels import PictureVariation, vary_picture
 from unimodal.vocabulary import Vocabulary
 
@@ -25,7 +25,7 @@ def drawing() -> Image:
     return Image(pixels)
 
 
-def varied(seed: int = 0, **options: float) -> torch.Tensor:
+def drawn(seed: int = 0, **options: float) -> torch.Tensor:
     chosen = PictureVariation(**options)
     return vary_picture(drawing(), chosen, np.random.default_rng(seed)).pixels
 
@@ -38,37 +38,37 @@ def test_nothing_is_varied_by_default() -> None:
 
 
 def test_the_generator_alone_decides() -> None:
-    assert torch.equal(varied(3, **ALL), varied(3, **ALL))
-    assert not torch.equal(varied(3, **ALL), varied(4, **ALL))
+    assert torch.equal(drawn(3, **ALL), drawn(3, **ALL))
+    assert not torch.equal(drawn(3, **ALL), drawn(4, **ALL))
 
 
 @pytest.mark.parametrize("name", ALL)
 def test_each_option_changes_a_picture_by_itself(name: str) -> None:
-    changed = [not torch.equal(varied(s, **{name: ALL[name]}), drawing().pixels) for s in range(8)]
+    changed = [not torch.equal(drawn(s, **{name: ALL[name]}), drawing().pixels) for s in range(8)]
     assert any(changed)
-    assert all(varied(s, **{name: ALL[name]}).shape == (12, 16, 3) for s in range(3))
+    assert all(drawn(s, **{name: ALL[name]}).shape == (12, 16, 3) for s in range(3))
 
 
 def test_a_flip_is_the_mirror_image() -> None:
-    assert torch.equal(varied(flip=1.0), drawing().pixels.flip(1))
+    assert torch.equal(drawn(flip=1.0), drawing().pixels.flip(1))
 
 
 def test_a_shift_moves_and_repeats_the_edge() -> None:
     for seed in range(5):
-        moved = varied(seed, shift=0.1)
+        moved = drawn(seed, shift=0.1)
         assert bool((moved[0] == 255).all())
         assert not torch.equal(moved, drawing().pixels)
 
 
 def test_a_turned_hue_keeps_grey_and_changes_colours() -> None:
-    turned = varied(2, hue=120)
+    turned = drawn(2, hue=120)
     assert bool((turned[0, 0] == 255).all())
     assert bool((turned[5:7, 8:10] == 255).all())
     assert not torch.equal(turned[4, 7], drawing().pixels[4, 7])
 
 
 def test_a_new_background_reaches_in_from_the_edges_and_leaves_holes() -> None:
-    changed = varied(1, background=1.0)
+    changed = drawn(1, background=1.0)
     assert len({tuple(p) for p in changed[0].tolist()}) == 1
     assert not bool((changed[0, 0] == 255).all())
     assert bool((changed[5:7, 8:10] == 255).all())
@@ -83,7 +83,7 @@ def test_what_is_out_of_range_is_named(name: str, value: float) -> None:
 
 @pytest.mark.parametrize("name", ["image", "image_codes"])
 def test_variation_is_of_training_alone(name: str) -> None:
-    """It reaches `augment`ed documents, never others, and not the fingerprint."""
+    """It reaches `varied` documents, never others, and not the fingerprint."""
     plain, varying = build_modality(name), build_modality(name, {"vary": {"flip": 1.0}})
     assert varying.config.vary == PictureVariation(flip=1.0)
     assert plain.fingerprint() == varying.fingerprint()
@@ -93,12 +93,11 @@ def test_variation_is_of_training_alone(name: str) -> None:
     mirrored = dataclasses.replace(
         document, segments=(Segment(name, Image(drawing().pixels.flip(1)), objective="none"),)
     )
-    rng = np.random.default_rng(0)
 
-    def content(of: Document, **options: object) -> torch.Tensor:
-        found = encode_document(of, vocabulary, StreamConfig(), **options)  # type: ignore[arg-type]
+    def content(of: Document) -> torch.Tensor:
+        found = encode_document(of, vocabulary, StreamConfig())
         return found.features[0].values if found.features else found.ids
 
-    trained = content(document, rng=rng, augment=True)
+    trained = content(varied(document, vocabulary, np.random.default_rng(0)))
     assert torch.equal(trained, content(mirrored))
     assert not torch.equal(trained, content(document))

@@ -24,6 +24,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -199,7 +200,8 @@ def our_loss(model: Decoder) -> Callable[[Sequence[EncodedDocument]], float]:
 
     def run(values: Sequence[EncodedDocument]) -> float:
         count = num_targets(values)
-        packer = Packer(PACKING, iter(enumerate(values)))
+        numbered = enumerate(values)
+        packer = Packer(PACKING, lambda count: islice(numbered, count))
         rows = packer.rows(len(values))
         total = 0.0
         for start in range(0, len(rows), MICRO_ROWS):

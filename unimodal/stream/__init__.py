@@ -4,6 +4,7 @@ from unimodal.stream.batch import Batch, FeatureGroup, HeadTargets, collate
 from unimodal.stream.documents import Document, Segment, segment_factory
 from unimodal.stream.encoding import EncodedDocument, StreamConfig, encode_document
 from unimodal.stream.packing import Packer, PackingConfig
+from unimodal.stream.values import tokenized, varied
 
 __all__ = [
     "Batch",
@@ -18,4 +19,6 @@ __all__ = [
     "collate",
     "encode_document",
     "segment_factory",
+    "tokenized",
+    "varied",
 ]

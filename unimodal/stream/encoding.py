@@ -123,7 +123,7 @@ def encode_document(
         vocabulary: Source of all ids.
         config: The clock.
         rng: Draws masks and augmentations; required by `masked` segments and `augment`.
-        augment: Apply `Modality.vary` and `Modality.augment`, in training.
+        augment: Apply `Modality.augment`, in training.
         longest: Refuse more positions than this, before they cost any memory.
 
     Raises:
@@ -230,7 +230,7 @@ def _read(
         modality = vocabulary.modality(segment.modality)
         is_switch = document.free and bool(pieces)
         try:
-            tokens = _encode(document, segment, modality, rng if augment else None)
+            tokens = _encode(document, segment, modality)
             if augment:
                 tokens = modality.augment(tokens, rng)
             # A frame takes ten times the memory of the ids: a text of millions must not get one.
@@ -254,9 +254,7 @@ def _encode(
     document: Document,
     segment: Segment,
     modality: Modality[Any, Any],
-    rng: np.random.Generator | None,
 ) -> Tokens:
-    """The tokens of a segment's value, which `rng` varies first."""
     subject = document.id or None
     if segment.value is None:
         raise DataError(
@@ -265,8 +263,6 @@ def _encode(
             remedy="A record must hold every field that its task names.",
         )
     value = segment.value
-    if rng is not None and not isinstance(value, Tokens):
-        value = modality.vary(value, rng)
     tokens = value if isinstance(value, Tokens) else modality.encode(value)
     if tokens.features is not None and not bool(tokens.features.isfinite().all()):
         raise DataError(f"A `{segment.modality}` value has features that are not finite.")

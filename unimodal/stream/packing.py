@@ -6,7 +6,7 @@ waits for ever. Rows at least eight times the median document fill to 98 % and m
 """
 
 from bisect import bisect_right, insort
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -37,7 +37,8 @@ class Packer(Generic[Key]):
 
     Args:
         config: Row length and look-ahead.
-        source: Yields (key, document); a key names a document so that it can be made again.
+        more: Gives up to n more of (key, document), none when there are no more; a key names a
+            document so that it can be made again.
 
     Raises:
         DataError: when a row is asked for, if the next document is longer than one.
@@ -46,10 +47,10 @@ class Packer(Generic[Key]):
     def __init__(
         self,
         config: PackingConfig,
-        source: Iterator[tuple[Key, EncodedDocument]],
+        more: Callable[[int], Iterable[tuple[Key, EncodedDocument]]],
     ):
         self.config = config
-        self._source = source
+        self._more = more
         self._waiting: dict[int, tuple[Key, EncodedDocument]] = {}
         self._by_length: list[tuple[int, int]] = []  # (length, -ticket): among equals, oldest last
         self._ticket = 0
@@ -58,13 +59,13 @@ class Packer(Generic[Key]):
         """Keys of the waiting documents, oldest first: the state to save."""
         return [key for _, (key, _) in sorted(self._waiting.items())]
 
-    def restore(self, documents: Iterator[tuple[Key, EncodedDocument]]) -> None:
+    def restore(self, documents: Iterable[tuple[Key, EncodedDocument]]) -> None:
         """Put documents of a saved state back, oldest first."""
         for key, document in documents:
             self._push(key, document)
 
     def row(self) -> list[EncodedDocument]:
-        """The next row; empty when the source has ended and nothing waits."""
+        """The next row; empty when there are no more and nothing waits."""
         self._fill()
         if not self._waiting:
             return []
@@ -80,17 +81,17 @@ class Packer(Generic[Key]):
             room -= len(document)
 
     def rows(self, count: int) -> list[list[EncodedDocument]]:
-        """Up to `count` rows; fewer when the source ends."""
+        """Up to `count` rows; fewer when there are no more."""
         rows = [self.row() for _ in range(count)]
         return [row for row in rows if row]
 
     def _fill(self) -> None:
-        while len(self._waiting) < self.config.look_ahead:
-            try:
-                key, document = next(self._source)
-            except StopIteration:
+        while (lacking := self.config.look_ahead - len(self._waiting)) > 0:
+            before = self._ticket
+            for key, document in self._more(lacking):
+                self._push(key, document)
+            if self._ticket == before:
                 return
-            self._push(key, document)
 
     def _push(self, key: Key, document: EncodedDocument) -> None:
         check_length(document.document, len(document), self.config.row_length)

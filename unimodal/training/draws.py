@@ -18,6 +18,7 @@ import json
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
@@ -32,6 +33,7 @@ from unimodal.training.trainee import StepBatch
 
 Key = tuple[str, int]
 """(task, k): names a sample."""
+Draft = TypeVar("Draft")
 Sample = TypeVar("Sample")
 
 _TASK, _ORDER, _DOCUMENT = 1, 2, 3
@@ -140,7 +142,7 @@ class Drawn:
     fill: float
 
 
-class Draws(ABC, Generic[Sample]):
+class Draws(ABC, Generic[Draft, Sample]):
     """An endless, resumable stream of samples.
 
     Args:
@@ -163,8 +165,16 @@ class Draws(ABC, Generic[Sample]):
         self._counts = dict.fromkeys(self._names, 0)
 
     @abstractmethod
-    def make(self, task: str, record: Record, rng: np.random.Generator) -> Sample:
-        """The sample of a record. Every random choice is drawn from `rng`."""
+    def draft(self, task: str, record: Record, rng: np.random.Generator) -> Draft:
+        """What a record is to become. Every random choice is drawn from `rng`."""
+
+    @abstractmethod
+    def make(self, draft: Draft) -> Sample:
+        """The sample of a draft."""
+
+    def prepare(self, drafts: Sequence[Draft]) -> Sequence[Draft]:
+        """Drafts after the work that is cheaper for many at once; nothing unless overridden."""
+        return drafts
 
     @abstractmethod
     def step(self, count: int, per_batch: int, rank: int, world: int) -> Drawn:
@@ -175,7 +185,7 @@ class Draws(ABC, Generic[Sample]):
         """Keys of the samples that are made but not used yet, oldest first."""
 
     @abstractmethod
-    def wait(self, samples: Iterator[tuple[Key, Sample]]) -> None:
+    def wait(self, samples: Iterable[tuple[Key, Sample]]) -> None:
         """Begin anew with samples that wait, oldest first."""
 
     def state(self) -> DataState:
@@ -200,36 +210,38 @@ class Draws(ABC, Generic[Sample]):
         epoch, place = divmod(k, size)
         return permuted(place, size, key_of(f"{self.seed}:{_ORDER}:{task}:{epoch}"))
 
-    def sample(self, key: Key) -> Sample:
-        """The sample that a key names.
+    def take(self, count: int) -> list[tuple[Key, Sample]]:
+        """The next `count` samples that can be used, with their keys."""
+        found: list[tuple[Key, Sample]] = []
+        while len(found) < count:
+            found += self._usable([self._draw() for _ in range(count - len(found))])
+        return found
 
-        Raises:
-            UnimodalError, OSError: if it cannot be used.
-        """
-        return self._sample(key, self.record_number(key))
-
-    def samples(self) -> Iterator[tuple[Key, Sample]]:
-        """The next samples that can be used, with their keys."""
-        return self._usable(self._draw() for _ in itertools.count())
-
-    def _sample(self, key: Key, index: int) -> Sample:
-        name, k = key
-        rng = generator(self.seed, _DOCUMENT, key_of(name), k)
-        with sample_errors(f"task `{name}`, record {index}"):
-            return self.make(name, self.sources[name][index], rng)
-
-    def _usable(self, keys: Iterable[Key]) -> Iterator[tuple[Key, Sample]]:
+    def _usable(self, keys: Sequence[Key]) -> list[tuple[Key, Sample]]:
+        drafts = []
         for key in keys:
             index = self.record_number(key)
             if (key[0], index) in self.quarantine.samples:
                 self._check_any_left(key[0])
                 continue
-            try:
-                sample = self._sample(key, index)
-            except (UnimodalError, OSError) as error:
-                self._put_away(key, index, error)
-                continue
-            yield key, sample
+            rng = generator(self.seed, _DOCUMENT, key_of(key[0]), key[1])
+            with self._caught(key, index):
+                drafts.append((key, index, self.draft(key[0], self.sources[key[0]][index], rng)))
+        prepared = self.prepare([draft for _, _, draft in drafts])
+        found = []
+        for (key, index, _), draft in zip(drafts, prepared, strict=True):
+            with self._caught(key, index):
+                found.append((key, self.make(draft)))
+        return found
+
+    @contextmanager
+    def _caught(self, key: Key, index: int) -> Iterator[None]:
+        """Put the sample away if it cannot be used."""
+        try:
+            with sample_errors(f"task `{key[0]}`, record {index}"):
+                yield
+        except (UnimodalError, OSError) as error:
+            self._put_away(key, index, error)
 
     def _draw(self) -> Key:
         point = uniform(self.seed, _TASK, self._draws)

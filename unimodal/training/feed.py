@@ -50,7 +50,9 @@ class Feed:
         ahead: Steps that a thread prepares ahead; 0 prepares each when it is asked for.
     """
 
-    def __init__(self, mixture: Draws[Any], rows_per_step: int, rows_per_batch: int, ahead: int):
+    def __init__(
+        self, mixture: Draws[Any, Any], rows_per_step: int, rows_per_batch: int, ahead: int
+    ):
         self.mixture = mixture
         self.rows_per_step, self.rows_per_batch = rows_per_step, rows_per_batch
         self._rank, self._world = rank(), world_size()

@@ -3,6 +3,7 @@
 import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -124,7 +125,8 @@ class HeldOut(HeldOutBatches):
                     self._add_units(name, document, vocabulary)
             if documents and not self.counts[name]:
                 log.warning(NOTHING_HELD_OUT, name, chosen.source.split)
-        packer: Packer[int] = Packer(packing, iter(list(enumerate(encoded))))
+        numbered = enumerate(encoded)
+        packer: Packer[int] = Packer(packing, lambda count: islice(numbered, count))
         rows = packer.rows(len(encoded))
         batches = [
             collate(rows[start : start + rows_per_batch], packing.row_length, vocabulary)

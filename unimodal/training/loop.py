@@ -94,7 +94,7 @@ class Loop:
     def __init__(
         self,
         trainee: Trainee,
-        mixture: Draws[Any],
+        mixture: Draws[Any, Any],
         held_out: HeldOutBatches,
         settings: Settings,
         metrics: MetricsLog,

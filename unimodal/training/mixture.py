@@ -5,8 +5,8 @@ stream and takes each `world`-th row, so the order of samples and the rows of a 
 on the number of ranks.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -14,12 +14,15 @@ import torch
 from unimodal.data.sources import Source
 from unimodal.stream import (
     Batch,
+    Document,
     EncodedDocument,
     Packer,
     PackingConfig,
     StreamConfig,
     collate,
     encode_document,
+    tokenized,
+    varied,
 )
 from unimodal.tasks.base import Record, Task
 from unimodal.training.draws import Drawn, Draws, Key, Quarantine
@@ -41,7 +44,15 @@ class TaskStream:
     weight: float = 1.0
 
 
-class Mixture(Draws[EncodedDocument]):
+@dataclass(frozen=True)
+class Draft:
+    """A document before it is encoded, and the generator of what is still to be drawn for it."""
+
+    document: Document
+    rng: np.random.Generator
+
+
+class Mixture(Draws[Draft, EncodedDocument]):
     """An endless, resumable stream of packed rows.
 
     Args:
@@ -71,15 +82,28 @@ class Mixture(Draws[EncodedDocument]):
         super().__init__(streams, seed, quarantine)
         self.streams, self.vocabulary = dict(streams), vocabulary
         self.stream, self.packing, self.augment = stream, packing, augment
-        self._packer = Packer(packing, self.samples())
+        self._packer = Packer(packing, self.take)
 
-    def make(self, task: str, record: Record, rng: np.random.Generator) -> EncodedDocument:
-        """The encoded document of a record."""
+    def draft(self, task: str, record: Record, rng: np.random.Generator) -> Draft:
+        """The document of a record, its values varied."""
+        document = self.streams[task].task.document(record, rng)
+        return Draft(varied(document, self.vocabulary, rng) if self.augment else document, rng)
+
+    def prepare(self, drafts: Sequence[Draft]) -> list[Draft]:
+        """The drafts with their values encoded."""
+        documents = tokenized([draft.document for draft in drafts], self.vocabulary)
+        return [
+            replace(draft, document=document)
+            for draft, document in zip(drafts, documents, strict=True)
+        ]
+
+    def make(self, draft: Draft) -> EncodedDocument:
+        """The encoded document."""
         return encode_document(
-            self.streams[task].task.document(record, rng),
+            draft.document,
             self.vocabulary,
             self.stream,
-            rng,
+            draft.rng,
             augment=self.augment,
             longest=self.packing.row_length,
         )
@@ -105,9 +129,9 @@ class Mixture(Draws[EncodedDocument]):
         """Documents that wait in the packer."""
         return self._packer.pending()
 
-    def wait(self, samples: Iterator[tuple[Key, EncodedDocument]]) -> None:
+    def wait(self, samples: Iterable[tuple[Key, EncodedDocument]]) -> None:
         """A packer in which these documents wait."""
-        self._packer = Packer(self.packing, self.samples())
+        self._packer = Packer(self.packing, self.take)
         self._packer.restore(samples)
 
 

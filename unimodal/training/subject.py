@@ -72,7 +72,7 @@ class Subject(ABC):
         """Its size, for the log."""
 
     @abstractmethod
-    def mixture(self, quarantine: Quarantine) -> Draws[Any]:
+    def mixture(self, quarantine: Quarantine) -> Draws[Any, Any]:
         """What it is trained on."""
 
     @abstractmethod

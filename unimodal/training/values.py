@@ -6,7 +6,7 @@ own. Not here: the loss itself (`Modality.loss`).
 """
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -136,7 +136,7 @@ class TokenizerTrainee:
         self.network.train(mode)
 
 
-class ValueMixture(Draws[Item]):
+class ValueMixture(Draws[Item, Item]):
     """An endless, resumable stream of values.
 
     Args:
@@ -151,9 +151,8 @@ class ValueMixture(Draws[Item]):
     def __init__(self, streams: Mapping[str, ValueStream], seed: int, quarantine: Quarantine):
         super().__init__(streams, seed, quarantine)
         self.streams = dict(streams)
-        self._items = self.samples()
 
-    def make(self, task: str, record: Record, rng: np.random.Generator) -> Item:
+    def draft(self, task: str, record: Record, rng: np.random.Generator) -> Item:
         """The value of a record, or a variant of it, varied."""
         stream = self.streams[task]
         chosen = stream.modality.draw_variant(stream.value(record), rng)
@@ -161,9 +160,13 @@ class ValueMixture(Draws[Item]):
         stream.modality.length(value)  # refuses what the layout has no room for
         return Item(task, str(record.get("id", "")), value)
 
+    def make(self, draft: Item) -> Item:
+        """The value itself."""
+        return draft
+
     def step(self, count: int, per_batch: int, rank: int, world: int) -> Drawn:
         """The next `count` values, in batches of one task each. Each counts as one token."""
-        items = [next(self._items)[1] for _ in range(count)]
+        items = [item for _, item in self.take(count)]
         return Drawn(
             batches=value_batches(items[rank::world], self.streams, per_batch),
             weight=float(sum(self.streams[item.task].loss_weight for item in items)),
@@ -175,9 +178,8 @@ class ValueMixture(Draws[Item]):
         """None: a value is used in the step for which it is made."""
         return []
 
-    def wait(self, samples: Iterator[tuple[Key, Item]]) -> None:
-        """Begin anew."""
-        self._items = self.samples()
+    def wait(self, samples: Iterable[tuple[Key, Item]]) -> None:
+        """Nothing waits."""
 
 
 class HeldOutValues(HeldOutBatches):
