@@ -29,7 +29,9 @@ def test_a_stopped_demo_is_85_and_says_how_to_go_on(
 
     monkeypatch.setattr("unimodal.training.run.train", stop)
     folder = tmp_path / "demo"
-    done = unimodal("demo", "--minutes", "2.5", "--run-dir", folder, "training.seed=7")
+    done = unimodal(
+        "demo", "--only", "scratch", "--minutes", "2.5", "--run-dir", folder, "training.seed=7"
+    )
     assert done.code == 85
     assert "Run the same command again" in done.out
     [config] = asked
@@ -55,7 +57,7 @@ def test_fresh_removes_an_earlier_run_and_nothing_else(
     run = tmp_path / "demo"
     run.mkdir()
     (run / "experiment.json").write_text("{}")
-    assert unimodal("demo", "--fresh", "--run-dir", run).code == 85
+    assert unimodal("demo", "--only", "scratch", "--fresh", "--run-dir", run).code == 85
     assert not run.exists()
 
 
@@ -105,10 +107,10 @@ def test_a_low_score_is_0_and_named_and_a_missing_one_is_1(
     )
     monkeypatch.setattr("unimodal.runtime.load", lambda *given: SimpleNamespace(decoder=None))
     tasks = lambda model, names: dict.fromkeys(sorted(TASKS))  # noqa: E731
-    monkeypatch.setattr("unimodal.cli.eval.chosen_tasks", tasks)
+    monkeypatch.setattr("unimodal.cli.demo.chosen_tasks", tasks)
     monkeypatch.setattr("unimodal.report.score_and_report", score)
     folder = tmp_path / "my run, 2"
-    done = unimodal("demo", "--run-dir", folder, "--limit", "0")
+    done = unimodal("demo", "--only", "scratch", "--run-dir", folder, "--limit", "0")
     assert done.code == code, done.err
     assert "Not above their strongest baseline by two standard errors: " in done.out
     assert "caption exact match" in done.out
@@ -117,6 +119,8 @@ def test_a_low_score_is_0_and_named_and_a_missing_one_is_1(
     assert shlex.split(asked[0].command) == [
         "unimodal",
         "demo",
+        "--only",
+        "scratch",
         "--run-dir",
         str(folder),
         "--limit",
@@ -139,21 +143,22 @@ def test_a_signal_ends_the_scoring_at_once_with_85(
         "unimodal.training.run.train", lambda c, run: RunResult(run, Progress(), True)
     )
     monkeypatch.setattr("unimodal.runtime.load", lambda *given: SimpleNamespace(decoder=None))
-    monkeypatch.setattr("unimodal.cli.eval.chosen_tasks", lambda model, names: {})
+    monkeypatch.setattr("unimodal.cli.demo.chosen_tasks", lambda model, names: {})
     monkeypatch.setattr("unimodal.report.score_and_report", score)
-    assert unimodal("demo", "--run-dir", tmp_path / "demo").code == 85
+    assert unimodal("demo", "--only", "scratch", "--run-dir", tmp_path / "demo").code == 85
     assert not reached
 
 
 @pytest.mark.soak
 def test_the_demo_trains_scores_and_shows_all_tasks(unimodal: Run, tmp_path: Path) -> None:
     folder = tmp_path / "demo"
-    words = ["demo", "--minutes", "0.1", "--limit", "6", "--run-dir", folder, "--json"]
+    words = ["demo", "--only", "scratch", "--minutes", "0.1", "--limit", "6", "--json"]
+    words += ["--run-dir", folder]
     done = unimodal(*words)
     assert done.code == 0
     results = read_results(folder / "results-scratch.json")
     assert set(results) == TASKS
-    assert json.loads(done.out) == results
+    assert json.loads(done.out) == {"scratch": results}
     assert not (folder / "results.json").exists()
     page = (folder / "report.html").read_text()
     assert all(f"<h3>{task}</h3>" in page for task in TASKS)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 LAYERS: tuple[frozenset[str], ...] = (
-    frozenset({"errors", "types", "registry"}),
+    frozenset({"errors", "types", "registry", "shipped"}),
     frozenset({"media", "kernels", "devices"}),
     frozenset({"blocks", "patterns", "grammar", "constraints"}),
     frozenset({"modality"}),

@@ -8,6 +8,7 @@ import pytest
 from unimodal.errors import CheckpointError
 from unimodal.report import write_report
 from unimodal.report.figures import has_matplotlib
+from unimodal.report.page import write_part
 
 ENTRY = {
     "value": 0.75,
@@ -147,3 +148,14 @@ def test_no_run_and_an_empty_one_are_refused(tmp_path: Path) -> None:
     (tmp_path / "report_data.json").write_text("{cut")
     with pytest.raises(CheckpointError, match="no JSON"):
         write_report(tmp_path)
+
+
+def test_what_another_model_did_comes_first(tmp_path: Path) -> None:
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "kind": "train", "loss": 2.0}\n')
+    write_part(tmp_path, "other", "Another <model>", {"pictures": {"a & b": "data:image/png,x"}})
+    write_part(tmp_path, "other", "Another <model>", {"intro": "It draws."})
+    page = write_report(tmp_path).read_text("utf-8")
+    assert "Another &lt;model&gt;" in page
+    assert "a &amp; b" in page
+    assert "It draws." in page
+    assert page.index("It draws.") < page.index('<h2 id="training">')

@@ -109,6 +109,19 @@ def print_evaluation(found: "Evaluation", tasks: Iterable[str], *, as_json: bool
     Returns:
         The exit code: 1 if a task has no score.
     """
+    if as_json:
+        print_json(found.results)
+    else:
+        print_results(found.results)
+    return print_notes(found, tasks, as_json=as_json)
+
+
+def print_notes(found: "Evaluation", tasks: Iterable[str], *, as_json: bool) -> int:
+    """Notes, and what is missing or not above its baseline; beside JSON, to the standard error.
+
+    Returns:
+        The exit code: 1 if a task has no score.
+    """
     from unimodal.evaluation import missing_scores, not_above
 
     missing = missing_scores(found.results, tasks)
@@ -118,10 +131,6 @@ def print_evaluation(found: "Evaluation", tasks: Iterable[str], *, as_json: bool
     if below := not_above(found.results):
         names = ", ".join(below)
         notes.append(f"Not above their strongest baseline by two standard errors: {names}.")
-    if as_json:
-        print_json(found.results)
-    else:
-        print_results(found.results)
     for note in notes:
         print(note, file=sys.stderr if as_json else sys.stdout)
     return EXIT_FAILURE if missing else 0

@@ -42,6 +42,8 @@ from unimodal.model.huggingface import is_huggingface, open_huggingface
 from unimodal.vocabulary import Vocabulary
 
 WEIGHTS = "model.safetensors"
+AVERAGE = "ema.safetensors"
+"""Averaged weights, in a checkpoint of a run that averages: the ones to use."""
 CONFIG = "config.json"
 LEDGER = "vocabulary.json"
 TOKENIZERS = "tokenizers"
@@ -140,7 +142,8 @@ def load_model(
                 remedy="Name it below `tokenizers:` of an experiment, and train a model with it.",
             )
         decoder = Decoder(read_config(folder), read_vocabulary(folder))
-        load_weights(decoder, folder / WEIGHTS)
+        averaged = folder / AVERAGE
+        load_weights(decoder, averaged if averaged.is_file() else folder / WEIGHTS)
     if vocabulary is not None:
         decoder = grow(decoder, vocabulary)
     return decoder.to(device).eval()
@@ -162,7 +165,7 @@ def find_model(folder: Path) -> Path:
     newest = newest_verified(folder / CHECKPOINTS)
     if newest is not None:
         return newest
-    remedy = "Give the folder of a finished run (`runs/NAME`), or a model folder."
+    remedy = "Give the folder of a run (`runs/NAME`), a model folder, or a shipped name."
     what = "It holds no model." if folder.is_dir() else "There is no such run."
     raise CheckpointError(what, subject=str(folder), remedy=remedy)
 

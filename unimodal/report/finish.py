@@ -7,7 +7,7 @@ from pathlib import Path
 from unimodal.evaluation import Evaluation, EvaluationConfig, evaluate, write_results
 from unimodal.model.decoder import Decoder
 from unimodal.report.gather import gather
-from unimodal.report.page import DATA_FILE, RESULTS_FILE, write_report
+from unimodal.report.page import DATA_FILE, RESULTS_FILE, write_part, write_report
 from unimodal.tasks.base import TaskConfig, build_task
 
 
@@ -18,6 +18,7 @@ def score_and_report(
     config: EvaluationConfig | None = None,
     *,
     results_file: str = RESULTS_FILE,
+    part: tuple[str, str] | None = None,
     progress: Callable[[str, int, int], None] | None = None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> Evaluation:
@@ -29,6 +30,7 @@ def score_and_report(
         configs: Its tasks.
         config: How they are scored.
         results_file: Name of the results.
+        part: Show this before what the run itself did: name and title of a part.
         progress: See `evaluate`.
         should_stop: See `evaluate`.
     """
@@ -36,6 +38,9 @@ def score_and_report(
     found = evaluate(decoder, tasks, config, progress=progress, should_stop=should_stop)
     write_results(found.results, run / results_file)
     data = gather(decoder, tasks, found) | {"results_file": results_file}
-    (run / DATA_FILE).write_text(json.dumps(data, ensure_ascii=False), encoding="utf-8")
+    if part is None:
+        (run / DATA_FILE).write_text(json.dumps(data, ensure_ascii=False), encoding="utf-8")
+    else:
+        write_part(run, *part, data)
     write_report(run)
     return found

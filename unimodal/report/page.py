@@ -1,8 +1,8 @@
 """The page: one HTML file without outside links, from the files of a run folder.
 
 Reads `results*.json`, `metrics.jsonl`, `report_data.json` (see `gather`) and `experiment.json`;
-what is missing is left out and said so. Text from data is escaped here, values are shown by their
-modalities.
+what is missing is left out and said so. What another model did comes first, from the file of its
+part (see `write_part`). Text from data is escaped here, values are shown by their modalities.
 """
 
 import html
@@ -22,6 +22,7 @@ REPORT_FILE = "report.html"
 DATA_FILE = "report_data.json"
 RESULTS_FILE = "results.json"
 EXPERIMENT_FILE = "experiment.json"
+PART_FILE = "report_part_{}.json"
 BAR_WIDTH, BAR_HEIGHT = 170, 22
 
 
@@ -42,28 +43,62 @@ def write_report(run: Path | str) -> Path:
     results = read_results(results_path) if results_path.is_file() else {}
     metrics = run / METRICS
     lines = read_metrics(metrics) if metrics.is_file() else []
-    if not (data or results or lines):
+    parts = [_read_json(path) for path in sorted(run.glob(PART_FILE.format("*")))]
+    if not (data or results or lines or parts):
         raise CheckpointError(
             "The run folder holds nothing to report.",
             subject=str(run),
             remedy="Train it, or score it with `unimodal eval`.",
         )
     path = run / REPORT_FILE
-    text = _page(run.name, results, lines, data, _read_json(run / EXPERIMENT_FILE))
+    first = {str(part["title"]): _part(run, part) for part in parts}
+    text = _page(run.name, first, results, lines, data, _read_json(run / EXPERIMENT_FILE))
     fresh = path.with_suffix(".next")
     fresh.write_text(text, encoding="utf-8")
     fresh.replace(path)
     return path
 
 
+def write_part(run: Path, name: str, title: str, data: Mapping[str, Any]) -> Path:
+    """Write what the page shows first, under a title of its own, or add to it.
+
+    Args:
+        run: Run folder.
+        name: Of the part, in the name of its file.
+        title: Its headline.
+        data: `intro` (text), `pictures` (sources of images by caption), and what `gather` finds,
+            with the name of its `results_file`; each may be missing.
+    """
+    path = run / PART_FILE.format(name)
+    text = json.dumps({**_read_json(path), **data, "title": title}, ensure_ascii=False)
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def _part(run: Path, data: Mapping[str, Any]) -> str:
+    path = run / str(data.get("results_file", ""))
+    results = read_results(path) if path.is_file() else {}
+    figures = "".join(
+        f'<figure><img alt="{html.escape(caption)}" src="{source}" style="width:auto">'
+        f"<figcaption>{html.escape(caption)}</figcaption></figure>"
+        for caption, source in data.get("pictures", {}).items()
+    )
+    intro = f"<p>{html.escape(str(data['intro']))}</p>" if data.get("intro") else ""
+    shown = f'<div class="card">{figures}</div>' if figures else ""
+    samples = _samples(data.get("samples", {}), data.get("tasks", {}), results)
+    return intro + shown + _scores(results) + samples
+
+
 def _page(
     name: str,
+    first: Mapping[str, str],
     results: Results,
     lines: Sequence[Mapping[str, Any]],
     data: Mapping[str, Any],
     experiment: Mapping[str, Any],
 ) -> str:
     sections = {
+        **first,
         "Scores": _scores(results),
         "Samples": _samples(data.get("samples", {}), data.get("tasks", {}), results),
         "Codes": codes_section(data.get("codes", {})),
@@ -76,8 +111,9 @@ def _page(
     shown = {title: body for title, body in sections.items() if body}
     title = str(experiment.get("name") or name)
     style = resources.files("unimodal.report").joinpath("style.css").read_text("utf-8")
-    links = "".join(f'<a href="#{t.lower()}">{t}</a>' for t in shown)
-    body = "".join(f'<h2 id="{t.lower()}">{t}</h2>{b}' for t, b in shown.items())
+    anchors = {t: html.escape(t.lower().replace(" ", "-")) for t in shown}
+    links = "".join(f'<a href="#{anchors[t]}">{html.escape(t)}</a>' for t in shown)
+    body = "".join(f'<h2 id="{anchors[t]}">{html.escape(t)}</h2>{b}' for t, b in shown.items())
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'

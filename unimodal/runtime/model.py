@@ -33,6 +33,7 @@ from unimodal.runtime.prompts import AUTO, Prompt, Prompts
 from unimodal.runtime.ranking import rank_in_reverse, reverse_task
 from unimodal.runtime.results import Choice, Transcript, TranscriptSegment
 from unimodal.runtime.schema import describe
+from unimodal.shipped import shipped_folder
 from unimodal.stream import Document, Segment
 from unimodal.tasks import DataConfig, Task, TaskConfig, build_task
 
@@ -47,7 +48,8 @@ def load(run: str | Path, device: str = "auto", *, dtype: str = "float32") -> "M
 
     Args:
         run: A run folder (its finished model, else its newest checkpoint that verifies), a model
-            folder, a Qwen3 folder of Hugging Face, or the name of a run under `runs/`.
+            folder, a Qwen3 folder of Hugging Face, the name of a shipped model, or that of a run
+            under `runs/`.
         device: `cpu`, `cuda`, `cuda:1`; `auto` takes cuda, then cpu.
         dtype: Of generation; see `Model`.
 
@@ -59,8 +61,8 @@ def load(run: str | Path, device: str = "auto", *, dtype: str = "float32") -> "M
     """
     chosen = choose_device(device)
     folder = Path(run)
-    if not folder.exists() and (RUNS / folder).is_dir():
-        folder = RUNS / folder
+    if not folder.exists():
+        folder = shipped_folder(str(run)) or (RUNS / folder if (RUNS / folder).is_dir() else folder)
     decoder = load_model(folder, chosen)
     return Model(decoder, folder=folder, experiment=_experiment(folder), dtype=dtype)
 

@@ -31,13 +31,12 @@ from unimodal.model.durable import (
     write_json,
     write_tensors,
 )
-from unimodal.model.folder import CHECKPOINTS, steps_of
+from unimodal.model.folder import AVERAGE, CHECKPOINTS, steps_of
 from unimodal.training.draws import DataState
 from unimodal.training.schedule import Progress
 
 log = logging.getLogger(__name__)
 OPTIMIZER = "optimizer.safetensors"
-AVERAGE = "ema.safetensors"
 STATE = "state.json"
 
 
