@@ -38,6 +38,8 @@ from unimodal.training.schedule import Progress
 log = logging.getLogger(__name__)
 OPTIMIZER = "optimizer.safetensors"
 STATE = "state.json"
+BEST = "best.safetensors"
+"""Weights of the lowest held-out loss, in a run folder."""
 
 
 @dataclass
@@ -109,6 +111,13 @@ def save_checkpoint(
         reached("dropping")
         remove_folder(old)
     return target
+
+
+def save_best(run: Path, weights: Mapping[str, Tensor]) -> None:
+    """Keep the weights of the lowest held-out loss beside the checkpoints; the last ones go."""
+    fresh = run / f"{BEST}.next"
+    write_tensors(fresh, weights)
+    fresh.replace(run / BEST)
 
 
 def step_folder(run: Path, step: int) -> Path:

@@ -143,6 +143,10 @@ class TrainingConfig:
     evaluation_documents: int = 64
     """Held-out documents of each task whose loss is measured; 0: none."""
 
+    patience: int | None = None
+    """Held-out losses in a row above the lowest after which the run ends. Where it is set, the
+    finished model has the weights of the lowest one. None: neither."""
+
     sample_every: int = 0
     """Steps between evaluations with generated samples, and reports; 0: only at the end."""
 
@@ -185,6 +189,9 @@ class TrainingConfig:
         _check(self, "final_records", self.final_records >= -1, "at least -1")
         for name in ("max_bad_samples", "max_skipped_steps", "prefetch"):
             _check(self, name, getattr(self, name) >= 0, "at least 0")
+        measures = self.evaluate_every > 0 and self.evaluation_documents > 0
+        flat = self.patience is None or (self.patience >= 1 and measures)
+        _check(self, "patience", flat, "at least 1, and held-out losses must be measured")
         _check(self, "ema_decay", 0 <= self.ema_decay < 1, "in [0, 1)")
         _check(self, "precision", self.precision in PRECISIONS, f"one of {', '.join(PRECISIONS)}")
         _check(self, "round_to", self.round_to in ROUNDINGS, f"one of {', '.join(ROUNDINGS)}")

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 from unimodal.errors import EXIT_FAILURE, DataError, UnimodalError
-from unimodal.training.checkpoint import Checkpoint, save_checkpoint
+from unimodal.training.checkpoint import Checkpoint, save_best, save_checkpoint
 from unimodal.training.config import OptimizerConfig, ScheduleConfig, TrainingConfig
 from unimodal.training.counters import mix
 from unimodal.training.draws import Draws
@@ -140,7 +140,7 @@ class Loop:
         began = time.monotonic() - self.progress.seconds
         self.trainee.train(True)
         feed = Feed(self.mixture, config.rows_per_step, config.rows_per_batch, config.prefetch)
-        if spent(config, self.progress) >= 1:
+        if spent(config, self.progress) >= 1 or self._is_flat():
             return True
         with feed:
             waiting = time.perf_counter()
@@ -151,9 +151,7 @@ class Loop:
                     [time.monotonic() - began, float(bool(flag))], self.settings.device
                 )
                 self.progress.seconds = seconds
-                share = spent(config, self.progress)
-                is_last = share >= 1
-                self._after_step(share, is_last, bool(stop))
+                is_last = self._after_step(spent(config, self.progress), bool(stop))
                 if is_last or stop:
                     return is_last
                 waiting = time.perf_counter()
@@ -214,19 +212,23 @@ class Loop:
                 "checkpoint is from before.",
             )
 
-    def _after_step(self, share: float, is_last: bool, stop: bool) -> None:
+    def _after_step(self, share: float, stop: bool) -> bool:
+        """Log, measure, show and save as it is time to. Returns whether the run is at its end."""
         config, step = self.config, self.progress.step
+        is_last = share >= 1
         if step % config.log_every == 0 or is_last or stop:
             self._log(share)
         every = config.evaluate_every
         if (is_last or (every and step % every == 0)) and not stop:
             self._evaluate()
+            is_last = is_last or self._is_flat()
         every = config.sample_every
         if every and step % every == 0 and not is_last and not stop:
             self._sample()
         late = self.progress.seconds - self._saved_at >= 60 * config.save_every_minutes
         if step % config.save_every == 0 or late or is_last or stop:
             self.save()
+        return is_last
 
     def save(self) -> None:
         """Save a checkpoint of the step that was done last; all ranks wait for it."""
@@ -249,9 +251,27 @@ class Loop:
         averaged = contextlib.nullcontext() if self.ema is None else self.ema.applied()
         with averaged:
             measured = self._measure()
+            if measured and self.config.patience is not None:
+                self._compare(measured["loss"])
         if measured:
             self.metrics.write(self.progress.step, "held_out", measured)
             log.info("step %d: held-out %s", self.progress.step, _brief(measured))
+
+    def _compare(self, loss: float) -> None:
+        """Keep the weights, averaged ones if there are any, if no held-out loss was lower."""
+        progress = self.progress
+        progress.since_lowest += 1
+        if progress.lowest is None or loss < progress.lowest:
+            progress.lowest, progress.since_lowest = loss, 0
+            if rank() == 0:
+                save_best(self.settings.run, self.trainee.state_dict(keep_vars=False))
+
+    def _is_flat(self) -> bool:
+        patience, since = self.config.patience, self.progress.since_lowest
+        if patience is None or since < patience:
+            return False
+        log.info("The held-out loss was lowest %d measurements ago: the run ends.", since)
+        return True
 
     def _measure(self) -> dict[str, Any]:
         return self.held_out.measure(self.trainee, self.settings.device, self.settings.precision)

@@ -22,9 +22,11 @@ import torch
 
 from unimodal.data.sources import content_hash
 from unimodal.errors import EXIT_RESUMABLE, CheckpointError, ConfigError
+from unimodal.model.durable import read_tensors
 from unimodal.model.folder import CHECKPOINTS, EXPERIMENT, MODEL, steps_of
 from unimodal.tasks.base import TaskConfig
 from unimodal.training.checkpoint import (
+    BEST,
     Checkpoint,
     newest_checkpoint,
     read_checkpoint,
@@ -36,7 +38,14 @@ from unimodal.training.lock import locked_folder
 from unimodal.training.loop import Loop, Settings
 from unimodal.training.metrics import Draw, MetricsLog, open_board
 from unimodal.training.progress import Bar
-from unimodal.training.ranks import first_rank_alone, joined_ranks, largest, rank, world_size
+from unimodal.training.ranks import (
+    first_rank_alone,
+    joined_ranks,
+    largest,
+    rank,
+    wait_for_all,
+    world_size,
+)
 from unimodal.training.schedule import Progress
 from unimodal.training.signals import StopFlag, stop_on_signals
 from unimodal.training.subject import Subject, Trained, build_subject
@@ -200,7 +209,12 @@ def _score(score: Score, run: Path, subject: Subject, flag: StopFlag) -> Draw | 
 def _finish(job: _Job, run: Path, finish: Score | None) -> bool:
     """Save what was trained and score it, on rank 0. Returns whether scoring came to its end."""
     loop, subject, flag = job.loop, job.subject, job.loop.settings.flag
-    subject.finish(None if loop.ema is None else loop.ema.average)
+    wait_for_all()  # the first rank may still write the best weights
+    best = run / BEST
+    if loop.config.patience is not None and best.is_file():
+        subject.finish(read_tensors(best))
+    else:
+        subject.finish(None if loop.ema is None else loop.ema.average)
     stopped = False
     if rank() == 0:
         subject.save(run / MODEL, {EXPERIMENT: job.described})

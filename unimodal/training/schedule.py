@@ -19,6 +19,8 @@ class Progress:
         seconds: Time in the loop, over all resumptions.
         skipped: Steps skipped for a gradient that was not finite.
         skipped_in_row: How many of them in a row, up to now.
+        lowest: Lowest held-out loss, where `patience` asks for it.
+        since_lowest: Held-out losses since then.
     """
 
     step: int = 0
@@ -26,6 +28,8 @@ class Progress:
     seconds: float = 0.0
     skipped: int = 0
     skipped_in_row: int = 0
+    lowest: float | None = None
+    since_lowest: int = 0
 
 
 def spent(config: TrainingConfig, progress: Progress) -> float:
