@@ -9,7 +9,7 @@ import pytest
 
 from unimodal.data.commands import validate
 from unimodal.data.folders import detect, open_path
-from unimodal.data.manifest import FindingsError
+from unimodal.data.manifest import DataSetError
 from unimodal.data.sources import Windowed
 from unimodal.errors import DataError
 from unimodal.media.values import FileRef
@@ -50,7 +50,7 @@ def test_captions_beside_pictures(tmp_path: Path) -> None:
     assert found["a.png"]["image"] == FileRef(tmp_path / "a.png")
     picture(tmp_path / "c.png")
     (tmp_path / "b.txt").write_text("")
-    with pytest.raises(FindingsError) as error:
+    with pytest.raises(DataSetError) as error:
         open_path(tmp_path)
     assert [Path(f.file).name for f in error.value.findings] == ["b.txt", "c.txt"]
     assert validate(tmp_path)["ok"] is False
@@ -114,7 +114,7 @@ def test_a_damaged_file_stays_in_its_folder(tmp_path: Path) -> None:
     (texts / "nul.txt").write_text("be\0fore")
     assert {record["text"] for record in records(texts).values()} == {"one", "be\0fore"}
     (texts / "empty.txt").write_text("")
-    with pytest.raises(FindingsError, match=r"empty\.txt"):
+    with pytest.raises(DataSetError, match=r"empty\.txt"):
         open_path(texts)
 
 
@@ -163,6 +163,16 @@ def test_parquet_of_hugging_face(tmp_path: Path) -> None:
     (tmp_path / "cut" / "a.parquet").write_bytes(b"PAR1 cut")
     with pytest.raises(DataError, match="cannot be read"):
         open_path(tmp_path / "cut")
+
+
+def test_a_folder_with_one_table_is_that_table(tmp_path: Path) -> None:
+    (tmp_path / "reads.csv").write_text("id,dna\na,ACGT\nb,ACGTT\n")
+    (tmp_path / "notes.bin").write_bytes(b"\0")
+    assert detect(tmp_path).kind == "manifest"
+    assert sum(len(open_path(tmp_path, split=s)) for s in ("train", "validation", "test")) == 2
+    (tmp_path / "more.csv").write_text("id,dna\nc,ACGT\n")
+    with pytest.raises(DataError, match="Name one of its tables"):
+        detect(tmp_path)
 
 
 @pytest.mark.parametrize("case", ["missing", "empty", "bare", "mixed", "one", "unknown"])

@@ -11,7 +11,7 @@ import pytest
 from unimodal.cli.main import main
 from unimodal.data.manifest import (
     MAX_LINE_BYTES,
-    FindingsError,
+    DataSetError,
     ManifestSource,
     registered_kinds,
     validate_manifest,
@@ -74,7 +74,7 @@ def test_each_rule_is_named_with_its_line(
     assert rule in findings[0].rule
     assert findings[0].remedy
     assert findings[0].value
-    with pytest.raises(FindingsError, match="line 2"):
+    with pytest.raises(DataSetError, match="line 2"):
         ManifestSource(path, kinds=KINDS)
     assert main(["data", "validate", str(path)]) == 2
     printed = capsys.readouterr()

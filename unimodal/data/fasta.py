@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unimodal.data.genome import GenomeWindows
-from unimodal.data.manifest import Finding, FindingsError
+from unimodal.data.manifest import DataSetError, Finding
 from unimodal.errors import MediaError
 
 _Stamp = tuple[Path, int, int]
@@ -27,11 +27,11 @@ def open_fasta(
     """Windows over the records of FASTA files; see `GenomeWindows`.
 
     Raises:
-        FindingsError: with every record that is unsound, or whose name stands twice.
+        DataSetError: with every record that is unsound, or whose name stands twice.
     """
     findings, sequences = read_sequences(files)
     if findings:
-        raise FindingsError(Path(name), findings)
+        raise DataSetError(Path(name), findings)
     return GenomeWindows(
         sequences,
         split,

@@ -18,8 +18,8 @@ from typing import Any
 from unimodal.data.manifest import (
     KNOWN_SPLITS,
     SEPARATORS,
+    DataSetError,
     Finding,
-    FindingsError,
     ManifestSource,
     escaped,
     has_surrogate,
@@ -113,10 +113,15 @@ def detect(path: str | Path) -> Found:
         if known:
             return _detect_media(path, kind, whole)
         return Found(kind, f"it holds {len(whole)} {kind} files", path, whole)
+    rows = [file for file in files if file.suffix in (*SEPARATORS, ".jsonl")]
+    if len(rows) == 1:
+        return Found("manifest", f"its only data file is `{rows[0].name}`", rows[0])
+    names = "Name one of its tables, not the folder. " if rows else ""
     raise DataError(
         f"None of the {len(files)} files is of a known kind.",
         subject=str(path),
-        remedy="Known: pictures, sound, video, FASTA, Parquet, Arrow, text, `manifest.jsonl`.",
+        remedy=f"{names}Known: pictures, sound, video, FASTA, Parquet, Arrow, text, "
+        "`manifest.jsonl`, one CSV or TSV file.",
     )
 
 
@@ -169,7 +174,7 @@ def open_path(path: str | Path, *, split: str = "train", **options: Any) -> Sour
             record's key for them).
 
     Raises:
-        FindingsError: with all errors of a manifest or folder.
+        DataSetError: with all errors of a manifest or folder.
         DataError: if the path is of no known kind. An empty split is a source of length 0.
     """
     check_split(split, KNOWN_SPLITS, str(path))
@@ -189,7 +194,7 @@ def open_path(path: str | Path, *, split: str = "train", **options: Any) -> Sour
         return ParquetSource(found.files, split, name=str(path), **options)
     rows, findings = read_folder(found, field=options.pop("field", None))
     if findings:
-        raise FindingsError(found.path, findings)
+        raise DataSetError(found.path, findings)
     fraction = options.pop("validation_fraction", 0.05)
     check_options(found.kind, options, None)
     places = [(row.get("split"), str(row.get("group", row["id"]))) for row in rows]

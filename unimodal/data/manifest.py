@@ -63,7 +63,7 @@ class Finding:
         return f"{place}{name}: {self.rule}, but {self.value.rstrip('.')}. {self.remedy}"
 
 
-class FindingsError(DataError):
+class DataSetError(DataError):
     """A manifest or folder has errors; all of them are in `findings`."""
 
     def __init__(self, path: Path, findings: Sequence[Finding]):
@@ -116,7 +116,7 @@ class ManifestSource(BaseSource):
         license: See `Source`.
 
     Raises:
-        FindingsError: if the manifest has any error.
+        DataSetError: if the manifest has any error.
     """
 
     def __init__(
@@ -134,7 +134,7 @@ class ManifestSource(BaseSource):
         self._kinds = dict(kinds or registered_kinds())
         findings, places = _scan(self._path, self._kinds, required)
         if findings:
-            raise FindingsError(self._path, findings)
+            raise DataSetError(self._path, findings)
         splits = assign_splits([place[1:] for place in places], validation=validation_fraction)
         self._places = [place[0] for place, own in zip(places, splits, strict=True) if own == split]
 

@@ -90,6 +90,8 @@ class Quarantine:
     def __init__(self, path: Path | None, budget: int):
         self.path, self.budget = path, budget
         self.samples: dict[Key, str] = {}
+        self.last: dict[str, str] = {}
+        """What was wrong with the last sample of each task."""
         self._written = _read_bad_samples(path)
 
     def add(self, task: str, index: int, sample: str, error: Exception) -> None:
@@ -100,6 +102,7 @@ class Quarantine:
         """
         reason = type(error).__name__
         self.samples[task, index] = reason
+        self.last[task] = str(error)
         if self.path is not None and (task, index) not in self._written:
             self._written.add((task, index))
             line = {"task": task, "index": index, "id": sample, "reason": reason}
@@ -263,9 +266,14 @@ class Draws(ABC, Generic[Draft, Sample]):
     def _check_any_left(self, name: str) -> None:
         size = len(self.sources[name])
         if self.quarantine.per_task()[name] >= size:
+            last = (
+                f" The last one: {self.quarantine.last[name]}"
+                if name in self.quarantine.last
+                else ""
+            )
             raise DataError(
-                f"Task `{name}` has no usable sample: all {size} are in `{BAD_SAMPLES}`.",
-                remedy="That file says what is wrong with each.",
+                f"None of the {size} samples of task `{name}` can be used.{last}",
+                remedy=f"`{BAD_SAMPLES}` in the run folder says what is wrong with each.",
             )
 
 
