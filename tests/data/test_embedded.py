@@ -148,3 +148,9 @@ def test_the_genome_is_whole_and_its_tail_held_out() -> None:
     assert last["start"] + len(last["dna"]) == test[0]["start"]
     with pytest.raises(DataError, match="`window` is no option of the data `embedded/e_coli`"):
         open_source("embedded/e_coli", window=100)
+
+
+@pytest.mark.parametrize("name", ["embedded/moving_digits", "scenes"])
+def test_options_that_are_passed_on_are_checked_too(name: str) -> None:
+    with pytest.raises(DataError, match=f"`speed` is no option of the data `{name}`"):
+        open_source(name, speed=2)

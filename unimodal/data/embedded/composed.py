@@ -7,7 +7,7 @@ from typing import Any
 from unimodal.data.joined import Joined
 from unimodal.data.scene_drawing import Thing
 from unimodal.data.scenes import Scenes
-from unimodal.data.sources import SOURCES, SPLITS, check_split, open_source
+from unimodal.data.sources import SOURCES, SPLITS, check_options, check_split, open_source
 
 THINGS = {
     "apple": "red apple",
@@ -84,6 +84,7 @@ def scenes(
         **options: `seed`, `size` and `plain` of `Scenes`.
     """
     check_split(split, SPLITS, "scenes")
+    check_options("scenes", options, Scenes)
     things, license = _things(drawings, tuple(sorted((drawing_options or {}).items())))
     count = _LENGTHS[split] if length is None else length
     return Scenes(things, split=split, length=count, license=license, **options)

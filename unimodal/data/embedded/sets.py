@@ -20,7 +20,15 @@ from unimodal.data.cache import MappedArray, read_rows
 from unimodal.data.captions import check_captions, styled
 from unimodal.data.genome import GenomeWindows, unpack_bases
 from unimodal.data.motion import WORDS, MovingDigits
-from unimodal.data.sources import SOURCES, SPLITS, BaseSource, ListSource, Record, check_split
+from unimodal.data.sources import (
+    SOURCES,
+    SPLITS,
+    BaseSource,
+    ListSource,
+    Record,
+    check_options,
+    check_split,
+)
 from unimodal.data.tables import ImageTable
 from unimodal.errors import DataError
 
@@ -87,6 +95,7 @@ def moving_digits(
     Record: `{"id", "video", "text", "digit", "motion"}`. `test` has digit images and
     (digit, motion) pairs that `train` has not.
     """
+    check_options("embedded/moving_digits", options, MovingDigits)
     images = _all_rows("digits.jsonl")
     own = [row["picture"] for row in _rows("digits.jsonl", split)]
     defaults = {"train": 20_000, "validation": 200, "test": 400}
