@@ -23,12 +23,14 @@ from unimodal.evaluation.drawing import (
     DrawingConfig,
     draw,
     drawing_tasks,
+    in_another_style,
     training_library,
 )
 from unimodal.evaluation.drawing_scores import (
     Scores,
     audit,
     codec,
+    described,
     garments,
     retrieval,
     round_trip,
@@ -76,7 +78,8 @@ def score_task(
     if drawn.has("concept"):
         library = training_library(task, LIBRARY, store, progress=progress)
         encoder = judge("pictures")
-        scores |= retrieval(drawn, library, encoder, config)
+        copies = library.pixels[in_another_style(library.records, drawn.records)]
+        scores |= retrieval(drawn, copies, encoder, config)
         scores |= audit(drawn, library, encoder, config)
     elif drawn.has("label", "text"):
         scores |= garments(drawn, judge("classes"), config)
@@ -84,9 +87,7 @@ def score_task(
         scores |= scenes(drawn, judge("scenes"), config)
     scores |= round_trip(drawn, model.tasks, model.engine, config)
     scores |= codec(drawn, config)
-    common = {"n": len(drawn.records), "split": drawn.split, "seed": config.seed}
-    common |= {"limit": config.limit, "command": config.command}
-    return {name: {**common, **entry} for name, entry in scores.items()}
+    return described(scores, drawn, config)
 
 
 def write_table(results: Results, path: Path) -> Path:

@@ -107,8 +107,11 @@ def _shipped(
     _say(arguments, f"The shipped model ({model.decoder.num_parameters():,} parameters) draws ...")
     caption = showing.draw_pictures(model, folder)
     _say(arguments, f"{caption}\n{folder / showing.PICTURES_FILE}\nScoring it ...")
+    drawn = showing.score_drawings(model, arguments.limit or LIMIT, arguments.typed)
     part = (showing.PART, showing.TITLE)
-    return _score(model, task_configs(config), folder, arguments, results, "shipped", part=part)
+    return _score(
+        model, task_configs(config), folder, arguments, results, "shipped", part=part, more=drawn
+    )
 
 
 def _train(folder: Path, config: "ExperimentConfig", arguments: argparse.Namespace) -> int | None:

@@ -1,6 +1,7 @@
 """Pictures by the shipped model, for `unimodal demo`: drawn from words, in every design it knows.
 
-They stand in the report before anything else is computed.
+They stand in the report before anything else is computed. Later, drawings of held-out emoji are
+scored in pixels; `python -m unimodal.benchmarks.pictures` has the judges for more.
 """
 
 import base64
@@ -11,7 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from unimodal.evaluation import Results
     from unimodal.runtime import Model
+    from unimodal.tasks import Task
 
 NAME = "demo"
 PART, TITLE = "shipped", "The shipped model"
@@ -47,3 +50,32 @@ def draw_pictures(model: "Model", folder: Path) -> str:
     write_part(folder, PART, TITLE, {"pictures": {caption: source}})
     write_report(folder)
     return caption
+
+
+def drawing_task(model: "Model") -> "Task":
+    """Drawing an emoji of the embedded data by its name and design."""
+    from unimodal.tasks import DataConfig, TaskConfig, build_task
+
+    config = TaskConfig(
+        template="translate",
+        source="text",
+        target="image_codes",
+        data=DataConfig(name="embedded/emoji", options={"captions": "styled"}),
+        options={"target_field": "image", "null_rate": 0.1},
+    )
+    return build_task("draw", config, model.vocabulary)
+
+
+def score_drawings(model: "Model", limit: int, command: str) -> "Results":
+    """Whether drawn emoji, of designs and subjects never seen together, are the nearest to the true
+    ones; among at most `limit` of them, in pixels.
+    """
+    from unimodal.evaluation.drawing import DrawingConfig, copied, draw
+    from unimodal.evaluation.drawing_scores import described, retrieval
+    from unimodal.generation import Sampling
+
+    task = drawing_task(model)
+    config = DrawingConfig(limit=limit, sampling=Sampling(**SAMPLING), command=command)
+    drawn = draw(model.engine, task, config)
+    scores = retrieval(drawn, copied(task, drawn.records), None, config)
+    return {"draw": described(scores, drawn, config)}

@@ -204,19 +204,29 @@ class Library:
     pixels: Pixels
     records: Sequence[Record]
 
-    def in_another_style(self, wanted: Sequence[Record]) -> list[int]:
-        """For each record a training picture of the same concept; of several one drawn by hash."""
-        places: dict[str, list[int]] = {}
-        for place, record in enumerate(self.records):
-            places.setdefault(str(record["concept"]), []).append(place)
-        everything = list(range(len(self.records)))
-        return [
-            min(
-                places.get(str(record["concept"]), everything),
-                key=lambda place: hash_fraction("copy", record["id"], place),
-            )
-            for record in wanted
-        ]
+
+def in_another_style(records: Sequence[Record], wanted: Sequence[Record]) -> list[int]:
+    """For each wanted record the place of one of the same concept; of several drawn by hash."""
+    places: dict[str, list[int]] = {}
+    for place, record in enumerate(records):
+        places.setdefault(str(record["concept"]), []).append(place)
+    everything = list(range(len(records)))
+    return [
+        min(
+            places.get(str(record["concept"]), everything),
+            key=lambda place: hash_fraction("copy", record["id"], place),
+        )
+        for record in wanted
+    ]
+
+
+def copied(task: Task, wanted: Sequence[Record]) -> Pixels:
+    """A training picture of each wanted concept, after a trip through the codec."""
+    source = task.open("train")
+    records = [{k: source[i].get(k) for k in ("id", "concept")} for i in range(len(source))]
+    chosen = [source[place] for place in in_another_style(records, wanted)]
+    values = [task.value(record, task.target_field, task.config.target) for record in chosen]
+    return as_pixels(through_codec(task.target, values))
 
 
 def training_library(

@@ -30,18 +30,16 @@ Scores = dict[str, dict[str, Any]]
 _Flags = Sequence[bool] | NDArray[np.bool_]
 
 
-def retrieval(drawn: Drawn, library: Library, judge: Judge, config: DrawingConfig) -> Scores:
+def retrieval(drawn: Drawn, copies: Pixels, judge: Judge | None, config: DrawingConfig) -> Scores:
     """Whether the true picture is the nearest, or among five, of all true ones: by encoder, pixels.
 
-    Baselines: chance, and a training picture of the same concept in another style.
+    Baselines: chance, and `copies`, training pictures of the same concepts in another style.
     """
-    copies = library.pixels[library.in_another_style(drawn.records)]
     number = len(drawn.records)
     found: Scores = {}
-    spaces: dict[str, Callable[[Pixels], NDArray[np.float32]]] = {
-        "encoder": judge.vectors,
-        "pixels": flat,
-    }
+    spaces: dict[str, Callable[[Pixels], NDArray[np.float32]]] = {"pixels": flat}
+    if judge is not None:
+        spaces = {"encoder": judge.vectors, **spaces}
     for space, look in spaces.items():
         gallery = look(drawn.truths)
         mine, copied, best = (
@@ -171,6 +169,13 @@ def codec(drawn: Drawn, config: DrawingConfig) -> Scores:
             **entry, "bits_per_pixel": bits / area, "baseline_bits_per_pixel": rates,
         }  # fmt: skip
     return found
+
+
+def described(scores: Scores, drawn: Drawn, config: DrawingConfig) -> Scores:
+    """The scores with what every entry of results has; those over fewer pictures keep their n."""
+    common = {"n": len(drawn.records), "split": drawn.split, "seed": config.seed}
+    common |= {"limit": config.limit, "command": config.command}
+    return {name: {**common, **entry} for name, entry in scores.items()}
 
 
 def ranks(queries: NDArray[np.float32], gallery: NDArray[np.float32]) -> NDArray[np.int64]:
