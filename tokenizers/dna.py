@@ -11,7 +11,8 @@ raw bases are honest: no model scores uniform random bases below two bits a base
   letters, letter by letter. Decoding reads the first letter of each n-gram, and all of the last one
   of a run.
 
-Not here: FASTA files (`unimodal.media.fasta`).
+Not here: building the n-grams (`unimodal.kernels.dna_ngrams`), FASTA files
+(`unimodal.media.fasta`).
 """
 
 import math
@@ -26,6 +27,7 @@ from numpy.typing import NDArray
 
 from unimodal.errors import ConfigError, MediaError
 from unimodal.grammar import Open
+from unimodal.kernels.dna_ngrams import dna_ngrams, first_single
 from unimodal.media.fasta import NUCLEOTIDES, FastaRecord, read_fasta, write_fasta
 from unimodal.modality import Modality, register_modality, training_only
 from unimodal.types import Tokens, line_grid
@@ -35,8 +37,6 @@ OTHERS = "".join(letter for letter in NUCLEOTIDES if letter not in BASES)
 LETTERS = BASES + OTHERS
 NO_LETTER = 255
 NUM_CODES = len(LETTERS)
-CHUNK = 16_384
-"""N-grams that are built at once."""
 
 
 def _translation(to_n: bool) -> bytes:
@@ -103,11 +103,9 @@ class Dna(Modality[str, DnaConfig]):
     def __init__(self, config: DnaConfig):
         super().__init__(config)
         self.num_grams = len(BASES) ** config.n
-        # At n = 1 a base and its n-gram are the same id.
-        self._first_single = self.num_grams - (len(BASES) if config.n == 1 else 0)
+        self._first_single = first_single(config.n)
         self.size = self._first_single + NUM_CODES
         self.spans = {"dna": self.size}
-        self.dtype = np.min_scalar_type(self.size - 1)
         # At worst every letter becomes an N.
         self.round_trip_error = 1.0 if config.ambiguity == "n" else 0.0
 
@@ -130,11 +128,14 @@ class Dna(Modality[str, DnaConfig]):
         Raises:
             MediaError: as `encode`.
         """
-        codes = self._codes(bases)
-        plain = int(codes.max()) < len(BASES)
-        if self.config.overlapping:
-            return self._overlapping(codes, plain)
-        return self._blocks(codes, plain)
+        config = self.config
+        ids: NDArray[np.unsignedinteger] = dna_ngrams(
+            torch.from_numpy(self._codes(bases)),
+            config.n,
+            overlapping=config.overlapping,
+            num_letters=NUM_CODES,
+        ).numpy()
+        return ids
 
     def decode(self, tokens: Tokens) -> str:
         """The sequence of any ids."""
@@ -213,83 +214,6 @@ class Dna(Modality[str, DnaConfig]):
         """Letter codes, checked. uint8 (bases,)."""
         return _letter_codes(bases, to_n=self.config.ambiguity == "n")
 
-    def _blocks(self, codes: NDArray[np.uint8], plain: bool) -> NDArray[np.unsignedinteger]:
-        """Not overlapping; in chunks that stay in the processor's cache."""
-        n = self.config.n
-        if n == 1:
-            return codes.astype(self.dtype)
-        whole = len(codes) // n * n
-        parts = []
-        for start in range(0, whole, n * CHUNK):
-            chunk = codes[start : min(start + n * CHUNK, whole)].reshape(-1, n)
-            grams = self._combine([chunk[:, place] for place in range(n)])
-            is_plain = plain or int(chunk.max()) < len(BASES)
-            parts.append(grams if is_plain else self._mixed_blocks(chunk, grams))
-        return np.concatenate([*parts, self._singles(codes[whole:])])
-
-    def _mixed_blocks(
-        self, blocks: NDArray[np.uint8], grams: NDArray[np.unsignedinteger]
-    ) -> NDArray[np.unsignedinteger]:
-        n = self.config.n
-        mixed = blocks[:, 0] >= len(BASES)
-        for place in range(1, n):
-            mixed |= blocks[:, place] >= len(BASES)
-        sizes = np.where(mixed, n, 1)
-        starts = np.cumsum(sizes) - sizes
-        ids = np.empty(int(sizes.sum()), dtype=self.dtype)
-        ids[starts] = grams
-        ids[starts[mixed][:, None] + np.arange(n)] = self._singles(blocks[mixed])
-        return ids
-
-    def _overlapping(self, codes: NDArray[np.uint8], plain: bool) -> NDArray[np.unsignedinteger]:
-        if plain:
-            return self._run(codes)
-        other = codes >= len(BASES)
-        edges = np.flatnonzero(other[1:] != other[:-1]) + 1
-        if len(edges) * CHUNK < len(codes):
-            runs = np.split(codes, edges)
-            return np.concatenate([self._run(r) if r[0] < 4 else self._singles(r) for r in runs])
-        n, count = self.config.n, len(codes) - self.config.n + 1
-        ids = self._singles(codes)
-        if count < 1:
-            return ids
-        bad = np.concatenate([[0], np.cumsum(other)])
-        starts = bad[n:] == bad[:-n]
-        # Letters inside an n-gram are written by it, except where the next one begins.
-        keep = np.ones(len(codes), dtype=bool)
-        for place in range(1, n):
-            keep[place : place + count] &= ~starts
-        keep[:count] |= starts
-        grams = self._combine([codes[place : place + count] for place in range(n)])
-        ids[:count][starts] = grams[starts]
-        return ids[keep]
-
-    def _run(self, codes: NDArray[np.uint8]) -> NDArray[np.unsignedinteger]:
-        """Overlapping n-grams of a run of A, C, G, T; single letters if it is too short."""
-        n, count = self.config.n, len(codes) - self.config.n + 1
-        if count < 1:
-            return self._singles(codes)
-        if n == 1:
-            return codes.astype(self.dtype)
-        grams = np.empty(count, dtype=self.dtype)
-        for start in range(0, count, CHUNK):
-            stop = min(start + CHUNK, count)
-            grams[start:stop] = self._combine(
-                [codes[start + place : stop + place] for place in range(n)]
-            )
-        return grams
-
-    def _singles(self, codes: NDArray[np.uint8]) -> NDArray[np.unsignedinteger]:
-        return codes.astype(self.dtype) + self.dtype.type(self._first_single)
-
-    def _combine(self, columns: list[NDArray[np.uint8]]) -> NDArray[np.unsignedinteger]:
-        """Codes of the letters of each n-gram to its number, first letter highest."""
-        grams = columns[0].astype(self.dtype)
-        for column in columns[1:]:
-            grams <<= 2
-            grams |= column
-        return grams
-
     @cached_property
     def _letters(self) -> NDArray[np.uint8]:
         """The letters of each id, ASCII (size, n); single letters stand in the first column."""
@@ -310,10 +234,11 @@ def _letter_codes(bases: str, *, to_n: bool) -> NDArray[np.uint8]:
     """Letter codes, checked; each ambiguous letter as that of N if asked. uint8 (bases,)."""
     if not bases:
         raise MediaError("A sequence must have at least one base, but is empty.")
-    codes = np.frombuffer(_ascii(bases).translate(_CODES[to_n]), dtype=np.uint8)
-    if int(codes.max()) == NO_LETTER:
-        raise _no_nucleotide(bases, int((codes == NO_LETTER).argmax()))
-    return codes
+    # Bytes that may be written to, since torch takes no others.
+    codes = bytearray(_ascii(bases)).translate(_CODES[to_n])
+    if (place := codes.find(NO_LETTER)) >= 0:
+        raise _no_nucleotide(bases, place)
+    return np.frombuffer(codes, dtype=np.uint8)
 
 
 def _ascii(bases: str) -> bytes:

@@ -83,10 +83,15 @@ def choose(
         unsupported: Why the Triton kernel cannot take these inputs (a clause), if it cannot.
 
     Raises:
-        ConfigError: if `impl` is unknown, or the operator has no such implementation.
+        ConfigError: if `impl` or the operator is unknown.
         ShapeError: if the tensors are on several devices.
         BackendUnavailableError: if `triton` was asked for by name and cannot run here.
     """
+    if op not in _registered:
+        raise ConfigError(
+            f"`op` must be one of {', '.join(sorted(_registered)) or 'none'}, but is {op!r}.",
+            remedy="Register it with `dispatch.register`, or import its package.",
+        )
     wanted = _default if impl is None else impl
     device = tensors[0].device
     if any(tensor.device != device for tensor in tensors):

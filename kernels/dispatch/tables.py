@@ -19,6 +19,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ _log = logging.getLogger(__name__)
 _declared: dict[str, "Declaration"] = {}
 _overridden: dict[str, Config] = {}
 _pretended: list[str] = []
+_recorded: list[set[tuple[str, int, torch.dtype]]] = []
 
 
 @dataclass(frozen=True)
@@ -77,8 +79,15 @@ def declare(
     _declared[kernel] = Declaration(default, dict(rows or {}), tuple(candidates))
 
 
+def grid(**values: Sequence[int]) -> list[dict[str, int]]:
+    """Every combination of values, as candidates."""
+    return [dict(zip(values, chosen, strict=True)) for chosen in product(*values.values())]
+
+
 def lookup(kernel: str, head_dim: int, dtype: torch.dtype) -> dict[str, int]:
     """The config of a kernel for the card at hand (or the one that `pretending` names)."""
+    for seen in _recorded:
+        seen.add((kernel, head_dim, dtype))
     if kernel in _overridden:
         return dict(_overridden[kernel])
     arch = architecture()
@@ -142,6 +151,17 @@ def overriding(kernel: str, config: Config) -> Iterator[None]:
     finally:
         _overridden.clear()
         _overridden.update(before)
+
+
+@contextmanager
+def recording() -> Iterator[set[tuple[str, int, torch.dtype]]]:
+    """A set that fills with the (kernel, size, dtype) of every lookup inside."""
+    seen: set[tuple[str, int, torch.dtype]] = set()
+    _recorded.append(seen)
+    try:
+        yield seen
+    finally:
+        _recorded[:] = [other for other in _recorded if other is not seen]
 
 
 def source_hashes() -> dict[str, str]:

@@ -90,6 +90,11 @@ def test_wrong_names_and_devices_are_refused() -> None:
         dispatch.choose("both", torch.ones(1), torch.ones(1, device="meta"))
 
 
+def test_an_operator_that_is_not_registered_is_refused_with_those_that_are() -> None:
+    with pytest.raises(ConfigError, match=r"`op` must be one of both, plain, but is 'bth'"):
+        dispatch.choose("bth", torch.ones(1))
+
+
 def test_explain_lists_every_operator_with_a_reason() -> None:
     found = {(e.op, e.device): e for e in dispatch.explain()}
     assert found["both", "cpu"].implementation == "cpu"

@@ -101,7 +101,7 @@ def test_the_vectorised_encoding_is_the_plain_one(config: DnaConfig) -> None:
 def test_chunks_and_rare_gaps_do_not_show(
     config: DnaConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("unimodal.tokenizers.dna.CHUNK", 16)
+    monkeypatch.setattr("unimodal.kernels.dna_ngrams.cpu.CHUNK", 16)
     rng = random.Random(0)
     dna = Dna(config)
     for gaps in ([], [99], [100, 101, 150], [0, 199]):
