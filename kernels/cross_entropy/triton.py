@@ -24,7 +24,11 @@ CHUNK_ELEMENTS = 1 << 25
 
 _WIDE = {"BLOCK_M": 128, "BLOCK_C": 128, "BLOCK_K": 64, "PROGRAMS": 264, "num_warps": 8}
 _LOW = (torch.bfloat16, torch.float16)
-tables.declare("cross_entropy.softmax", {"ELEMENTS": 4096, "num_warps": 8, "num_stages": 1})
+tables.declare(
+    "cross_entropy.softmax",
+    {"ELEMENTS": 4096, "num_warps": 8, "num_stages": 1},
+    candidates=tables.grid(ELEMENTS=(2048, 4096, 8192), num_warps=(4, 8, 16), num_stages=(1,)),
+)
 tables.declare(
     "cross_entropy.reduce",
     {
@@ -40,6 +44,14 @@ tables.declare(
         for arch, stages in (("sm80", 3), ("sm90", 3), ("gfx942", 1))
         for dtype in _LOW
     },
+    tables.grid(
+        BLOCK_M=(64, 128),
+        BLOCK_C=(64, 128),
+        BLOCK_K=(32, 64),
+        PROGRAMS=(264,),
+        num_warps=(4, 8),
+        num_stages=(2, 3),
+    ),
 )
 
 

@@ -30,6 +30,13 @@ NUM_BINS = WINDOW_LENGTH // 2 + 1
 tables.declare(
     "log_mel.decades",
     {"BLOCK_F": 64, "BLOCK_BINS": 32, "BLOCK_K": 16, "num_warps": 8, "num_stages": 2},
+    candidates=tables.grid(
+        BLOCK_F=(32, 64, 128),
+        BLOCK_BINS=(32, 64),
+        BLOCK_K=(16, 32),
+        num_warps=(8,),
+        num_stages=(2,),
+    ),
 )
 
 

@@ -14,6 +14,9 @@ from unimodal.kernels.dispatch import GateCase, tables
 tables.declare(
     "nearest_code.search",
     {"BLOCK_M": 64, "BLOCK_C": 64, "BLOCK_K": 32, "num_warps": 4, "num_stages": 2},
+    candidates=tables.grid(
+        BLOCK_M=(64, 128), BLOCK_C=(64, 128), BLOCK_K=(32, 64), num_warps=(4, 8), num_stages=(2, 3)
+    ),
 )
 
 

@@ -16,6 +16,7 @@ from torch import Tensor
 from unimodal.errors import ShapeError
 from unimodal.kernels import dispatch
 from unimodal.kernels.qk_prologue import cpu, reference
+from unimodal.kernels.qk_prologue.inputs import Inputs
 
 MAX_HEAD_DIM = 1024
 """A Triton program holds whole heads in its registers; larger ones do not fit."""
@@ -24,11 +25,11 @@ dispatch.register("qk_prologue", ("reference", "cpu", "triton"))
 _library = torch.library.Library("unimodal", "FRAGMENT")
 _library.define(
     "qk_prologue(Tensor q, Tensor k, Tensor? q_weight, Tensor? k_weight, Tensor cos, Tensor sin, "
-    "Tensor? order, float eps, str impl) -> (Tensor, Tensor)"
+    "float eps, str impl) -> (Tensor, Tensor)"
 )
 _library.define(
     "qk_prologue_backward(Tensor q, Tensor k, Tensor? q_weight, Tensor? k_weight, Tensor cos, "
-    "Tensor sin, Tensor? order, Tensor grad_q, Tensor grad_k, float eps, str impl)"
+    "Tensor sin, float eps, Tensor grad_q, Tensor grad_k, str impl)"
     " -> (Tensor, Tensor, Tensor, Tensor)"
 )
 
@@ -88,7 +89,6 @@ def qk_prologue(
     sin: Tensor,
     eps: float = 1e-6,
     *,
-    order: Tensor | None = None,
     impl: str | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Normalise each head of q and k and rotate them: x / rms(x) * weight, then RoPE.
@@ -102,8 +102,6 @@ def qk_prologue(
         q_weight, k_weight: [H], both or None for no norm.
         cos, sin: From `rope_tables`, [B, T, H / 2]; [B, T, H] as transformers has them is accepted.
         eps: Added to the mean square.
-        order: int64 [B * T], a permutation (not checked): flat place p of the results holds token
-            order[p], for layers that visit tokens in another order. None: as they come.
         impl: As `dispatch.choose` takes it.
 
     Returns:
@@ -116,7 +114,7 @@ def qk_prologue(
     size = q.shape[-1]
     if cos.shape[-1] == size:
         cos, sin = cos[..., : size // 2], sin[..., : size // 2]
-    _check(q, k, q_weight, k_weight, cos, sin, order)
+    _check(Inputs(q, k, q_weight, k_weight, cos, sin, eps))
     refusal = None
     if q.dtype == torch.float64:
         refusal = "its kernels compute in float32, and the input is float64"
@@ -125,117 +123,73 @@ def qk_prologue(
     chosen = dispatch.choose("qk_prologue", q, k, cos, sin, impl=impl, unsupported=refusal)
     if chosen == "reference" or (chosen == "cpu" and torch.compiler.is_compiling()):
         return (
-            reference.normalise_and_rotate(q, q_weight, cos, sin, eps, order),
-            reference.normalise_and_rotate(k, k_weight, cos, sin, eps, order),
+            reference.normalise_and_rotate(q, q_weight, cos, sin, eps),
+            reference.normalise_and_rotate(k, k_weight, cos, sin, eps),
         )
-    q, k = _NormaliseAndRotate.apply(q, k, q_weight, k_weight, cos, sin, order, eps, chosen)
+    q, k = _NormaliseAndRotate.apply(q, k, q_weight, k_weight, cos, sin, eps, chosen)
     return q, k
 
 
-def _check(
-    q: Tensor,
-    k: Tensor,
-    q_weight: Tensor | None,
-    k_weight: Tensor | None,
-    cos: Tensor,
-    sin: Tensor,
-    order: Tensor | None,
-) -> None:
-    size = q.shape[-1]
+def _check(x: Inputs) -> None:
+    q, k, size = x.q, x.k, x.q.shape[-1]
     if q.ndim != 4 or k.ndim != 4 or size % 2 or k.shape[-1] != size or q.shape[:2] != k.shape[:2]:
         raise ShapeError(
             "`q` and `k` must have shapes (B, T, N, H) and (B, T, K, H) with even H, but have "
             f"{tuple(q.shape)} and {tuple(k.shape)}."
         )
     expected = (*q.shape[:2], size // 2)
-    if cos.shape != expected or sin.shape != expected:
+    if x.cos.shape != expected or x.sin.shape != expected:
         raise ShapeError(
-            f"`cos` and `sin` must have shape {expected}, but have {tuple(cos.shape)} and "
-            f"{tuple(sin.shape)}."
+            f"`cos` and `sin` must have shape {expected}, but have {tuple(x.cos.shape)} and "
+            f"{tuple(x.sin.shape)}."
         )
-    weights = [weight for weight in (q_weight, k_weight) if weight is not None]
+    weights = [weight for weight in (x.q_weight, x.k_weight) if weight is not None]
     if len(weights) == 1 or any(weight.shape != (size,) for weight in weights):
         raise ShapeError(
             f"`q_weight` and `k_weight` must both have shape ({size},), or both be None, but have "
-            f"{[None if w is None else tuple(w.shape) for w in (q_weight, k_weight)]}."
-        )
-    tokens = q.shape[0] * q.shape[1]
-    if order is not None and (order.shape != (tokens,) or order.dtype != torch.int64):
-        raise ShapeError(
-            f"`order` must be int64 of shape ({tokens},), but is {order.dtype} of shape "
-            f"{tuple(order.shape)}."
+            f"{[None if w is None else tuple(w.shape) for w in (x.q_weight, x.k_weight)]}."
         )
 
 
 class _NormaliseAndRotate(torch.autograd.Function):
-    """`reference.normalise_and_rotate` of q and k with its gradient written out."""
+    """`reference.normalise_and_rotate` of q and k with its gradient written out.
+
+    It takes the fields of `Inputs` and the implementation.
+    """
 
     @staticmethod
-    def forward(
-        ctx: Any,
-        q: Tensor,
-        k: Tensor,
-        q_weight: Tensor | None,
-        k_weight: Tensor | None,
-        cos: Tensor,
-        sin: Tensor,
-        order: Tensor | None,
-        eps: float,
-        impl: str,
-    ) -> tuple[Tensor, Tensor]:
-        ctx.save_for_backward(q, k, q_weight, k_weight, cos, sin, order)
+    def forward(ctx: Any, *arguments: Any) -> tuple[Tensor, Tensor]:
+        *tensors, eps, impl = arguments
+        ctx.save_for_backward(*tensors)
         ctx.options = eps, impl
         # The CPU path never meets a compiler, so it saves itself the operator.
         step = _forward if impl == "cpu" else torch.ops.unimodal.qk_prologue.default
-        out_q, out_k = step(q, k, q_weight, k_weight, cos, sin, order, eps, impl)
+        out_q, out_k = step(*arguments)
         return out_q, out_k
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         eps, impl = ctx.options
         step = _backward if impl == "cpu" else torch.ops.unimodal.qk_prologue_backward.default
-        q, k, q_weight, k_weight, cos, sin, order = ctx.saved_tensors
-        grad_q, grad_k, *weights = step(
-            q, k, q_weight, k_weight, cos, sin, order, grads[0], grads[1], eps, impl
-        )
-        if q_weight is None:
-            return grad_q, grad_k, *(None for _ in range(7))
-        return grad_q, grad_k, *weights, *(None for _ in range(5))
+        grad_q, grad_k, *weights = step(*ctx.saved_tensors, eps, grads[0], grads[1], impl)
+        if ctx.saved_tensors[2] is None:
+            return grad_q, grad_k, *(None for _ in range(6))
+        return grad_q, grad_k, *weights, *(None for _ in range(4))
 
 
 def _module(impl: str) -> Any:
     return cpu if impl == "cpu" else importlib.import_module("unimodal.kernels.qk_prologue.triton")
 
 
-def _forward(
-    q: Tensor,
-    k: Tensor,
-    q_weight: Tensor | None,
-    k_weight: Tensor | None,
-    cos: Tensor,
-    sin: Tensor,
-    order: Tensor | None,
-    eps: float,
-    impl: str,
-) -> tuple[Tensor, Tensor]:
-    out_q, out_k = _module(impl).forward(q, k, q_weight, k_weight, cos, sin, order, eps)
+def _forward(*arguments: Any) -> tuple[Tensor, Tensor]:
+    *inputs, impl = arguments
+    out_q, out_k = _module(impl).forward(Inputs(*inputs))
     return out_q, out_k
 
 
-def _backward(
-    q: Tensor,
-    k: Tensor,
-    q_weight: Tensor | None,
-    k_weight: Tensor | None,
-    cos: Tensor,
-    sin: Tensor,
-    order: Tensor | None,
-    grad_q: Tensor,
-    grad_k: Tensor,
-    eps: float,
-    impl: str,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    results = _module(impl).backward(q, k, q_weight, k_weight, cos, sin, order, grad_q, grad_k, eps)
+def _backward(*arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    *inputs, grad_q, grad_k, impl = arguments
+    results = _module(impl).backward(Inputs(*inputs), grad_q, grad_k)
     out_q, out_k, out_q_weight, out_k_weight = results
     return out_q, out_k, out_q_weight, out_k_weight
 

@@ -6,47 +6,24 @@ The forward keeps only its input; the backward computes the norm again. Tested a
 import torch
 from torch import Tensor
 
+from unimodal.kernels.qk_prologue.inputs import Inputs
+
 CHUNK_ELEMENTS = 1 << 16
 """Elements worked on at once: a quarter of a mebibyte of float32."""
 
 
-def forward(
-    q: Tensor,
-    k: Tensor,
-    q_weight: Tensor | None,
-    k_weight: Tensor | None,
-    cos: Tensor,
-    sin: Tensor,
-    order: Tensor | None,
-    eps: float,
-) -> tuple[Tensor, Tensor]:
-    """The new q and k; flat place p of each holds token order[p]."""
-    if order is not None:
-        q, k, cos, sin = _placed(order, q, k, cos, sin)
-    return _one(q, q_weight, cos, sin, eps), _one(k, k_weight, cos, sin, eps)
+def forward(x: Inputs) -> tuple[Tensor, Tensor]:
+    """The new q and k."""
+    return (
+        _one(x.q, x.q_weight, x.cos, x.sin, x.eps),
+        _one(x.k, x.k_weight, x.cos, x.sin, x.eps),
+    )
 
 
-def backward(
-    q: Tensor,
-    k: Tensor,
-    q_weight: Tensor | None,
-    k_weight: Tensor | None,
-    cos: Tensor,
-    sin: Tensor,
-    order: Tensor | None,
-    grad_q: Tensor,
-    grad_k: Tensor,
-    eps: float,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def backward(x: Inputs, grad_q: Tensor, grad_k: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Gradients of q, k and the weights (empty without weights)."""
-    if order is not None:
-        q, k, cos, sin = _placed(order, q, k, cos, sin)
-    out_q, out_q_weight = _one_backward(q, q_weight, cos, sin, grad_q, eps)
-    out_k, out_k_weight = _one_backward(k, k_weight, cos, sin, grad_k, eps)
-    if order is not None:
-        place = torch.empty_like(order)
-        place[order] = torch.arange(len(order))
-        out_q, out_k = _placed(place, out_q, out_k)
+    out_q, out_q_weight = _one_backward(x.q, x.q_weight, x.cos, x.sin, grad_q, x.eps)
+    out_k, out_k_weight = _one_backward(x.k, x.k_weight, x.cos, x.sin, grad_k, x.eps)
     return out_q, out_k, out_q_weight, out_k_weight
 
 
@@ -84,11 +61,6 @@ def _one_backward(
         grad.mul_(weight).addcmul_(normed, mean, value=-1)
         out_c.copy_(grad.mul_(inverse))
     return grad_x, grad_weight
-
-
-def _placed(order: Tensor, *tensors: Tensor) -> list[Tensor]:
-    """Tensors [B, T, ...] whose flat place p holds their flat token order[p]."""
-    return [t.flatten(0, 1).index_select(0, order).view(t.shape) for t in tensors]
 
 
 def _chunks(x: Tensor, cos: Tensor, sin: Tensor, *others: Tensor) -> list[tuple[Tensor, ...]]:

@@ -14,9 +14,8 @@ def normalise_and_rotate(
     cos: Tensor,
     sin: Tensor,
     eps: float,
-    order: Tensor | None = None,
 ) -> Tensor:
-    """RMS norm over the last axis, times `weight`, the rotation of halves, then the new order.
+    """RMS norm over the last axis, times `weight`, then the rotation of halves.
 
     Arithmetic in at least float32; see `api.qk_prologue` for the arguments.
     """
@@ -26,6 +25,4 @@ def normalise_and_rotate(
     first, second = work.chunk(2, dim=-1)
     cos, sin = cos[..., None, :], sin[..., None, :]
     rotated = torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
-    if order is not None:
-        rotated = rotated.flatten(0, 1).index_select(0, order).view(rotated.shape)
     return rotated.to(x.dtype)

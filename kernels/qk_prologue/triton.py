@@ -11,10 +11,19 @@ import triton.language as tl
 from torch import Tensor
 
 from unimodal.kernels.dispatch import GateCase, tables
+from unimodal.kernels.qk_prologue.inputs import Inputs
 
-tables.declare("qk_prologue.forward", {"ELEMENTS": 2048, "num_warps": 4, "num_stages": 1})
 tables.declare(
-    "qk_prologue.backward", {"ELEMENTS": 2048, "PROGRAMS": 528, "num_warps": 4, "num_stages": 1}
+    "qk_prologue.forward",
+    {"ELEMENTS": 2048, "num_warps": 4, "num_stages": 1},
+    candidates=tables.grid(ELEMENTS=(1024, 2048, 4096), num_warps=(4, 8), num_stages=(1,)),
+)
+tables.declare(
+    "qk_prologue.backward",
+    {"ELEMENTS": 2048, "PROGRAMS": 528, "num_warps": 4, "num_stages": 1},
+    candidates=tables.grid(
+        ELEMENTS=(1024, 2048, 4096), PROGRAMS=(264, 528, 1056), num_warps=(4, 8), num_stages=(1,)
+    ),
 )
 
 
@@ -32,7 +41,6 @@ def _rows_forward(
     p_weight,
     p_cos,
     p_sin,
-    p_order,
     p_out,
     i_block,
     num_tokens,
@@ -45,7 +53,6 @@ def _rows_forward(
     BLOCK_ROWS: tl.constexpr,
     BLOCK_HALF: tl.constexpr,
     HAS_NORM: tl.constexpr,
-    HAS_ORDER: tl.constexpr,
 ):
     o_row = i_block.to(tl.int64) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)  # [BR]
     o_h = tl.arange(0, BLOCK_HALF)
@@ -53,8 +60,6 @@ def _rows_forward(
     m_h = o_h < HALF
     mask = m_row[:, None] & m_h[None, :]
     o_token = o_row // HEADS
-    if HAS_ORDER:
-        o_token = tl.load(p_order + o_token, mask=m_row, other=0).to(tl.int64)
     o_x = (o_token * stride_token + (o_row % HEADS) * stride_head)[:, None] + o_h[None, :]
     b_first, b_second = _halves(p_x, o_x, mask, HALF)  # [BR, BH]
     if HAS_NORM:
@@ -79,7 +84,6 @@ def _rows_backward(
     p_weight,
     p_cos,
     p_sin,
-    p_order,
     p_grad,
     p_grad_x,
     p_grad_weight,
@@ -95,7 +99,6 @@ def _rows_backward(
     BLOCK_ROWS: tl.constexpr,
     BLOCK_HALF: tl.constexpr,
     HAS_NORM: tl.constexpr,
-    HAS_ORDER: tl.constexpr,
 ):
     o_h = tl.arange(0, BLOCK_HALF)
     m_h = o_h < HALF
@@ -106,11 +109,8 @@ def _rows_backward(
         m_row = o_row < num_tokens * HEADS
         mask = m_row[:, None] & m_h[None, :]
         o_token = o_row // HEADS
-        if HAS_ORDER:
-            o_token = tl.load(p_order + o_token, mask=m_row, other=0).to(tl.int64)
-        b_grad_1, b_grad_2 = _halves(
-            p_grad, o_row[:, None] * (2 * HALF) + o_h[None, :], mask, HALF
-        )  # [BR, BH]
+        o_out = o_row[:, None] * (2 * HALF) + o_h[None, :]
+        b_grad_1, b_grad_2 = _halves(p_grad, o_out, mask, HALF)  # [BR, BH]
         o_table = o_token[:, None] * stride_table + o_h[None, :]
         b_cos = tl.load(p_cos + o_table, mask=mask, other=0.0).to(tl.float32)  # [BR, BH]
         b_sin = tl.load(p_sin + o_table, mask=mask, other=0.0).to(tl.float32)
@@ -132,7 +132,6 @@ def _rows_backward(
             b_mean = b_mean[:, None] / (2 * HALF)
             b_flow_1 = (b_flow_1 - b_first * b_mean) * b_inverse
             b_flow_2 = (b_flow_2 - b_second * b_mean) * b_inverse
-        o_out = (o_token * HEADS + o_row % HEADS)[:, None] * (2 * HALF) + o_h[None, :]
         tl.store(p_grad_x + o_out, b_flow_1.to(p_grad_x.dtype.element_ty), mask=mask)
         tl.store(p_grad_x + o_out + HALF, b_flow_2.to(p_grad_x.dtype.element_ty), mask=mask)
     if HAS_NORM:
@@ -148,7 +147,6 @@ def qk_prologue_kernel(
     p_k_weight,
     p_cos,
     p_sin,
-    p_order,
     p_out_q,
     p_out_k,
     num_tokens,
@@ -165,22 +163,21 @@ def qk_prologue_kernel(
     BLOCK_ROWS: tl.constexpr,
     BLOCK_HALF: tl.constexpr,
     HAS_NORM: tl.constexpr,
-    HAS_ORDER: tl.constexpr,
 ):
     """The first `num_blocks_q` programs take the queries, the others the keys."""
     i_block = tl.program_id(0)
     # fmt: off
     if i_block < num_blocks_q:
         _rows_forward(
-            p_q, p_q_weight, p_cos, p_sin, p_order, p_out_q, i_block, num_tokens,
+            p_q, p_q_weight, p_cos, p_sin, p_out_q, i_block, num_tokens,
             stride_token_q, stride_head_q, stride_table, eps, HEADS_Q, HALF,
-            BLOCK_ROWS, BLOCK_HALF, HAS_NORM, HAS_ORDER,
+            BLOCK_ROWS, BLOCK_HALF, HAS_NORM,
         )
     else:
         _rows_forward(
-            p_k, p_k_weight, p_cos, p_sin, p_order, p_out_k, i_block - num_blocks_q, num_tokens,
+            p_k, p_k_weight, p_cos, p_sin, p_out_k, i_block - num_blocks_q, num_tokens,
             stride_token_k, stride_head_k, stride_table, eps, HEADS_K, HALF,
-            BLOCK_ROWS, BLOCK_HALF, HAS_NORM, HAS_ORDER,
+            BLOCK_ROWS, BLOCK_HALF, HAS_NORM,
         )
     # fmt: on
 
@@ -193,7 +190,6 @@ def qk_prologue_backward_kernel(
     p_k_weight,
     p_cos,
     p_sin,
-    p_order,
     p_grad_q,
     p_grad_k,
     p_out_q,
@@ -213,7 +209,6 @@ def qk_prologue_backward_kernel(
     BLOCK_ROWS: tl.constexpr,
     BLOCK_HALF: tl.constexpr,
     HAS_NORM: tl.constexpr,
-    HAS_ORDER: tl.constexpr,
 ):
     """`p_grad_weight` is float32 [programs, H]: first those of the queries, then of the keys."""
     i_program = tl.program_id(0)
@@ -221,38 +216,30 @@ def qk_prologue_backward_kernel(
     # fmt: off
     if i_program < num_programs_q:
         _rows_backward(
-            p_q, p_q_weight, p_cos, p_sin, p_order, p_grad_q, p_out_q, p_part,
+            p_q, p_q_weight, p_cos, p_sin, p_grad_q, p_out_q, p_part,
             i_program, num_programs_q, num_tokens,
             stride_token_q, stride_head_q, stride_table, eps, HEADS_Q, HALF,
-            BLOCK_ROWS, BLOCK_HALF, HAS_NORM, HAS_ORDER,
+            BLOCK_ROWS, BLOCK_HALF, HAS_NORM,
         )
     else:
         _rows_backward(
-            p_k, p_k_weight, p_cos, p_sin, p_order, p_grad_k, p_out_k, p_part,
+            p_k, p_k_weight, p_cos, p_sin, p_grad_k, p_out_k, p_part,
             i_program - num_programs_q, tl.num_programs(0) - num_programs_q, num_tokens,
             stride_token_k, stride_head_k, stride_table, eps, HEADS_K, HALF,
-            BLOCK_ROWS, BLOCK_HALF, HAS_NORM, HAS_ORDER,
+            BLOCK_ROWS, BLOCK_HALF, HAS_NORM,
         )
     # fmt: on
 
 
-def forward(
-    q: Tensor,
-    k: Tensor,
-    q_weight: Tensor | None,
-    k_weight: Tensor | None,
-    cos: Tensor,
-    sin: Tensor,
-    order: Tensor | None,
-    eps: float,
-) -> tuple[Tensor, Tensor]:
-    """The new q and k; flat place p of each holds token order[p]."""
+def forward(x: Inputs) -> tuple[Tensor, Tensor]:
+    """The new q and k."""
+    q, k = x.q, x.k
     out_q, out_k = q.new_empty(q.shape), k.new_empty(k.shape)
     if not q.numel() + k.numel():
         return out_q, out_k
-    inputs, sizes = _arguments(q, k, q_weight, k_weight, cos, sin, order, eps)
-    constants, launch = _config("forward", q, k, q_weight, order)
-    blocks = [triton.cdiv(x.numel() // q.shape[-1], constants["BLOCK_ROWS"]) for x in (q, k)]
+    inputs, sizes = _arguments(x)
+    constants, launch = _config("forward", x)
+    blocks = [triton.cdiv(y.numel() // q.shape[-1], constants["BLOCK_ROWS"]) for y in (q, k)]
     tokens, *strides = sizes
     qk_prologue_kernel[(sum(blocks),)](
         *inputs, out_q, out_k, tokens, blocks[0], *strides, **constants, **launch
@@ -260,29 +247,18 @@ def forward(
     return out_q, out_k
 
 
-def backward(
-    q: Tensor,
-    k: Tensor,
-    q_weight: Tensor | None,
-    k_weight: Tensor | None,
-    cos: Tensor,
-    sin: Tensor,
-    order: Tensor | None,
-    grad_q: Tensor,
-    grad_k: Tensor,
-    eps: float,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def backward(x: Inputs, grad_q: Tensor, grad_k: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Gradients of q, k and the weights (empty without weights)."""
+    q, k, weights = x.q, x.k, (x.q_weight, x.k_weight)
     out_q, out_k = q.new_empty(q.shape), k.new_empty(k.shape)
     if not q.numel() + k.numel():
-        none = q.new_empty(0)
-        no_q, no_k = (none if w is None else torch.zeros_like(w) for w in (q_weight, k_weight))
+        no_q, no_k = (q.new_empty(0) if w is None else torch.zeros_like(w) for w in weights)
         return out_q, out_k, no_q, no_k
-    inputs, sizes = _arguments(q, k, q_weight, k_weight, cos, sin, order, eps)
-    constants, launch = _config("backward", q, k, q_weight, order)
+    inputs, sizes = _arguments(x)
+    constants, launch = _config("backward", x)
     limit = launch.pop("PROGRAMS")
     programs_q, programs_k = (
-        min(limit, triton.cdiv(x.numel() // q.shape[-1], constants["BLOCK_ROWS"])) for x in (q, k)
+        min(limit, triton.cdiv(y.numel() // q.shape[-1], constants["BLOCK_ROWS"])) for y in (q, k)
     )
     parts = q.new_empty((programs_q + programs_k, q.shape[-1]), dtype=torch.float32)
     tokens, *strides = sizes
@@ -290,24 +266,27 @@ def backward(
     qk_prologue_backward_kernel[(programs_q + programs_k,)](
         *inputs, *grads, out_q, out_k, parts, tokens, programs_q, *strides, **constants, **launch
     )
-    if q_weight is None or k_weight is None:
-        return out_q, out_k, q.new_empty(0), k.new_empty(0)
-    sum_q, sum_k = parts[:programs_q].sum(dim=0), parts[programs_q:].sum(dim=0)
-    return out_q, out_k, sum_q.to(q_weight.dtype), sum_k.to(k_weight.dtype)
+    sums = (parts[:programs_q].sum(dim=0), parts[programs_q:].sum(dim=0))
+    sum_q, sum_k = (
+        q.new_empty(0) if w is None else part.to(w.dtype)
+        for w, part in zip(weights, sums, strict=True)
+    )
+    return out_q, out_k, sum_q, sum_k
 
 
 def gate_cases(head_dim: int, dtype: torch.dtype) -> list[GateCase]:
-    """Both kernels with norm and order, for the compile gate."""
+    """Both kernels with norm, for the compile gate."""
     q, k = torch.empty(1, 4, 8, head_dim, dtype=dtype), torch.empty(1, 4, 2, head_dim, dtype=dtype)
     weight, table = torch.empty(head_dim), torch.empty(1, 4, head_dim // 2)
-    order, parts = torch.zeros(4, dtype=torch.int64), torch.empty(2, head_dim)
-    inputs, (tokens, *strides) = _arguments(q, k, weight, weight, table, table, order, 1e-6)
+    parts = torch.empty(2, head_dim)
+    given = Inputs(q, k, weight, weight, table, table, 1e-6)
+    inputs, (tokens, *strides) = _arguments(given)
     cases = []
     for kernel, name, outputs in (
         (qk_prologue_kernel, "forward", (q, k)),
         (qk_prologue_backward_kernel, "backward", (q, k, q, k, parts)),
     ):
-        constants, launch = _config(name, q, k, weight, order)
+        constants, launch = _config(name, given)
         cases.append(
             GateCase(
                 name=f"{name} {head_dim} {dtype}".replace("torch.", ""),
@@ -321,25 +300,15 @@ def gate_cases(head_dim: int, dtype: torch.dtype) -> list[GateCase]:
     return cases
 
 
-def _arguments(
-    q: Tensor,
-    k: Tensor,
-    q_weight: Tensor | None,
-    k_weight: Tensor | None,
-    cos: Tensor,
-    sin: Tensor,
-    order: Tensor | None,
-    eps: float,
-) -> tuple[list[Tensor], list[int | float]]:
-    """What both kernels read; the number of tokens, strides and eps. Unused tensors are q."""
-    flat_q, flat_k = _tokens(q), _tokens(k)
-    cos, sin = _tokens(cos), _tokens(sin)
+def _arguments(x: Inputs) -> tuple[list[Tensor], list[int | float]]:
+    """What both kernels read; the number of tokens, strides and eps. Weights not there are q."""
+    flat_q, flat_k = _tokens(x.q), _tokens(x.k)
+    cos, sin = _tokens(x.cos), _tokens(x.sin)
     if cos.stride() != sin.stride():
         cos, sin = cos.contiguous(), sin.contiguous()
-    weights = [flat_q if w is None else w.contiguous() for w in (q_weight, k_weight)]
-    inputs = [flat_q, flat_k, *weights, cos, sin, flat_q if order is None else order.contiguous()]
+    weights = [flat_q if w is None else w.contiguous() for w in (x.q_weight, x.k_weight)]
     strides = [*flat_q.stride()[:2], *flat_k.stride()[:2], cos.stride(0)]
-    return inputs, [len(flat_q), *strides, eps]
+    return [flat_q, flat_k, *weights, cos, sin], [len(flat_q), *strides, x.eps]
 
 
 def _tokens(x: Tensor) -> Tensor:
@@ -348,20 +317,17 @@ def _tokens(x: Tensor) -> Tensor:
     return flat if flat.stride(-1) == 1 else flat.contiguous()
 
 
-def _config(
-    kernel: str, q: Tensor, k: Tensor, weight: Tensor | None, order: Tensor | None
-) -> tuple[dict[str, int], dict[str, int]]:
+def _config(kernel: str, x: Inputs) -> tuple[dict[str, int], dict[str, int]]:
     """What the kernel is specialised on, and how it is launched."""
-    half = q.shape[-1] // 2
-    launch = tables.lookup(f"qk_prologue.{kernel}", q.shape[-1], q.dtype)
+    half = x.q.shape[-1] // 2
+    launch = tables.lookup(f"qk_prologue.{kernel}", x.q.shape[-1], x.q.dtype)
     block = triton.next_power_of_2(half)
     constants = {
-        "HEADS_Q": q.shape[2],
-        "HEADS_K": k.shape[2],
+        "HEADS_Q": x.q.shape[2],
+        "HEADS_K": x.k.shape[2],
         "HALF": half,
         "BLOCK_ROWS": max(1, launch.pop("ELEMENTS") // block),
         "BLOCK_HALF": block,
-        "HAS_NORM": weight is not None,
-        "HAS_ORDER": order is not None,
+        "HAS_NORM": x.q_weight is not None,
     }
     return constants, launch

@@ -12,9 +12,17 @@ from torch import Tensor
 
 from unimodal.kernels.dispatch import GateCase, tables
 
-tables.declare("rms_norm.forward", {"ELEMENTS": 4096, "num_warps": 4, "num_stages": 1})
 tables.declare(
-    "rms_norm.backward", {"ELEMENTS": 4096, "PROGRAMS": 528, "num_warps": 8, "num_stages": 1}
+    "rms_norm.forward",
+    {"ELEMENTS": 4096, "num_warps": 4, "num_stages": 1},
+    candidates=tables.grid(ELEMENTS=(2048, 4096, 8192), num_warps=(4, 8, 16), num_stages=(1,)),
+)
+tables.declare(
+    "rms_norm.backward",
+    {"ELEMENTS": 4096, "PROGRAMS": 528, "num_warps": 8, "num_stages": 1},
+    candidates=tables.grid(
+        ELEMENTS=(2048, 4096, 8192), PROGRAMS=(264, 528, 1056), num_warps=(4, 8), num_stages=(1,)
+    ),
 )
 
 

@@ -9,7 +9,11 @@ from unimodal.kernels.dispatch import GateCase, tables
 
 for _name in ("forward", "backward"):
     tables.declare(
-        f"swiglu.{_name}", {"BLOCK_ROWS": 4, "BLOCK_F": 1024, "num_warps": 8, "num_stages": 1}
+        f"swiglu.{_name}",
+        {"BLOCK_ROWS": 4, "BLOCK_F": 1024, "num_warps": 8, "num_stages": 1},
+        candidates=tables.grid(
+            BLOCK_ROWS=(1, 2, 4), BLOCK_F=(512, 1024, 2048), num_warps=(4, 8), num_stages=(1,)
+        ),
     )
 
 

@@ -161,18 +161,3 @@ def test_wrong_shapes_are_refused() -> None:
         rope_tables(torch.zeros(1, 3, 3), 7)
     with pytest.raises(ShapeError, match="`sections`"):
         rope_tables(torch.zeros(1, 3, 3), 8, sections=(1, 1, 1))
-
-
-@pytest.mark.parametrize("impl", ["cpu", "reference"])
-def test_an_order_moves_tokens_and_their_gradients(impl: str) -> None:
-    arguments, tables = problem(torch.float32)
-    order = torch.randperm(74, generator=torch.Generator().manual_seed(1))
-    moved = qk_prologue(*arguments, *tables, order=order, impl=impl)
-    plain = qk_prologue(*arguments, *tables, impl=impl)
-    flow = [directions(x) for x in moved]
-    grads = torch.autograd.grad(moved, arguments, flow)
-    back = [x.flatten(0, 1)[order.argsort()].view(x.shape) for x in flow]
-    for a, b in zip(moved, plain, strict=True):
-        assert torch.equal(a.flatten(0, 1), b.flatten(0, 1)[order])
-    for a, b in zip(grads, torch.autograd.grad(plain, arguments, back), strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
