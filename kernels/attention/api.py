@@ -1,12 +1,12 @@
 """Attention over packed documents with a pattern: checks, dispatch by device, and the operator.
 
-`attention` is for training and prefill, with a plan made once per batch; `attend_cached` for
-decoding against a cache. The operators are registered with torch (`torch.ops.unimodal.attention`),
-so `torch.compile` passes through them.
+`attention` is for training and prefill, with a plan made once per batch. The operators are
+registered with torch (`torch.ops.unimodal.attention`), so `torch.compile` passes through them.
 
-Not here: who sees whom (a function handed to `plan_attention`), normalisation and rotation of
-queries and keys (`unimodal.kernels.qk_prologue`). Which implementation runs is decided with the
-plan (`unimodal.kernels.dispatch`): forward and backward of one call always take the same.
+Not here: decoding against a cache (`cached`), who sees whom (a function handed to
+`plan_attention`), normalisation and rotation of queries and keys (`unimodal.kernels.qk_prologue`).
+Which implementation runs is decided with the plan (`unimodal.kernels.dispatch`): forward and
+backward of one call always take the same.
 """
 
 import importlib
@@ -18,12 +18,9 @@ from torch import Tensor
 
 from unimodal.errors import ShapeError
 from unimodal.kernels.attention import cpu, reference
-from unimodal.kernels.attention.contract import AttentionPlan
+from unimodal.kernels.attention.contract import AttentionPlan, why_no_kernel
 from unimodal.kernels.attention.tokens import TOKEN_TENSORS
 from unimodal.kernels.dispatch import choose, register
-
-MAX_HEAD = 256
-"""Largest head size of the Triton kernels."""
 
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
@@ -104,51 +101,6 @@ def attention_with_lse(
     return out, lse
 
 
-def attend_cached(q: Tensor, k_cache: Tensor, v_cache: Tensor, visible: Tensor) -> Tensor:
-    """Attention of new positions over a cache, for decoding; scale H ** -0.5, no gradient needed.
-
-    The cache is read where it lies, in any layout; best laid out [B, K, S, H] in memory and handed
-    over transposed. On the CPU float32 is the fast precision for this.
-
-    Args:
-        q: [B, Tq, N, H].
-        k_cache, v_cache: [B, S, K, H]; what is not visible must be finite.
-        visible: bool [B, Tq, S]. A query that sees nothing gets zeros.
-
-    Returns:
-        [B, Tq, N, H] in the dtype of `q`.
-
-    Raises:
-        ShapeError: if shapes do not fit.
-    """
-    if q.ndim != 4 or k_cache.ndim != 4:
-        raise ShapeError(
-            "`q` must have shape (B, Tq, N, H) and `k_cache` (B, S, K, H), but they have "
-            f"{tuple(q.shape)} and {tuple(k_cache.shape)}."
-        )
-    batch, length, heads, size = q.shape
-    groups = k_cache.shape[2]
-    if not groups or heads % groups or k_cache.shape != v_cache.shape or k_cache.shape[3] != size:
-        raise ShapeError(
-            f"`k_cache` and `v_cache` must have shape (B, S, K, {size}) with K dividing {heads}, "
-            f"but have {tuple(k_cache.shape)} and {tuple(v_cache.shape)}."
-        )
-    if visible.shape != (batch, length, k_cache.shape[1]):
-        raise ShapeError(
-            f"`visible` must have shape {(batch, length, k_cache.shape[1])}, "
-            f"but has {tuple(visible.shape)}."
-        )
-    name = choose("attention", q, k_cache, v_cache, visible, unsupported=_why_no_kernel(q))
-    if name == "triton":
-        # The decoding kernels' own module, so that nobody without triton imports it.
-        decode = importlib.import_module("unimodal.kernels.attention.triton_decode")
-        result: Tensor = decode.attend_cached(q, k_cache, v_cache, visible)
-        return result
-    if name == "cpu" and q.dtype in (torch.float32, torch.float64):
-        return cpu.attend_cached(q, k_cache.to(q.dtype), v_cache.to(q.dtype), visible)
-    return reference.attend_dense(q, k_cache, v_cache, visible, size**-0.5)[0]
-
-
 class _Attention(torch.autograd.Function):
     @staticmethod
     def forward(
@@ -195,17 +147,9 @@ def _implementation(q: Tensor, plan: list[Tensor]) -> ModuleType:
         return cpu if choose("attention", q, unsupported=fault) == "cpu" else reference
     # On the CPU it was asked for by name, when the plan was made.
     impl = None if q.device.type == "cuda" else "triton"
-    if choose("attention", q, impl=impl, unsupported=_why_no_kernel(q)) == "triton":
+    if choose("attention", q, impl=impl, unsupported=why_no_kernel(q)) == "triton":
         return importlib.import_module("unimodal.kernels.attention.triton")
     return reference
-
-
-def _why_no_kernel(q: Tensor) -> str | None:
-    if q.dtype == torch.float64:
-        return "its inputs are float64"
-    if q.shape[-1] > MAX_HEAD:
-        return f"its head size {q.shape[-1]} is more than {MAX_HEAD}"
-    return None
 
 
 def _forward(

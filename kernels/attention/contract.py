@@ -47,3 +47,15 @@ class PatternLike(Protocol):
 
 MaskFunction = Callable[["Coordinates", "Coordinates", Sequence[PatternLike]], Tensor]
 """The dense definition: `(queries, keys, by_kind) -> bool (..., Tq, Tk)`."""
+
+MAX_HEAD = 256
+"""Largest head size of the Triton kernels."""
+
+
+def why_no_kernel(q: Tensor) -> str | None:
+    """Why the Triton kernels cannot take these queries (a clause), if they cannot."""
+    if q.dtype == torch.float64:
+        return "its inputs are float64"
+    if q.shape[-1] > MAX_HEAD:
+        return f"its head size {q.shape[-1]} is more than {MAX_HEAD}"
+    return None

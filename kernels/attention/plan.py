@@ -164,7 +164,7 @@ def plan_attention(
             f"{tuple(coordinates.document.shape)}."
         )
     device = coordinates.document.device
-    programs, fault = _programs(by_kind)
+    programs, fault = programs_of(by_kind)
     if choose("attention", coordinates.document, unsupported=fault) == "triton":
         assert programs is not None
         return plan_tokens(coordinates, programs)
@@ -174,7 +174,7 @@ def plan_attention(
     return builder.build().to(device)
 
 
-def _programs(by_kind: Sequence[PatternLike]) -> tuple[Programs | None, str | None]:
+def programs_of(by_kind: Sequence[PatternLike]) -> tuple[Programs | None, str | None]:
     """What kernels read of the patterns, or why they cannot."""
     forms = [None if pattern.is_dense else pattern.form() for pattern in by_kind]
     for pattern, form in zip(by_kind, forms, strict=True):

@@ -29,6 +29,10 @@ FIELDS = 7
 """Integers a token: index, document (-1 on padding), segment (unique in its row), code
 (number of the program, plus `IS_FULL`), t (negative on control positions), h, w."""
 
+SLOT_FIELDS = 8
+"""Integers of a slot of a cache: index, document (-1 where it is empty), segment, kind, full (0 or
+1), and the cell t, h, w (negative on control positions)."""
+
 TOKEN_TENSORS = 4
 """Tensors of a `TokenPlan`, which tell it from other plans."""
 
@@ -93,17 +97,31 @@ def token_table(coordinates: "Coordinates", programs: Programs) -> Tensor:
     """`FIELDS` integers of each position in stream order. int32 [FIELDS, B, T]."""
     c = coordinates
     of_kind = torch.tensor(programs.of_kind, dtype=torch.int32, device=c.kind.device)
-    is_content = c.grid[..., 0] >= 0
-    # Kinds that nothing was said of are not restricted.
-    known = (c.kind >= 0) & (c.kind < len(of_kind)) & is_content
-    kinds = c.kind.clamp(0, max(len(of_kind) - 1, 0)).long()
-    program = torch.where(known, of_kind[kinds], 0) if len(of_kind) else torch.zeros_like(c.kind)
     segments = c.segment.amax() + 1 if c.segment.numel() else 1
     segment = c.document * segments + c.segment
     t, h, w = (x.to(torch.int32) for x in c.grid.unbind(-1))
-    code = program + IS_FULL * c.full
+    code = _codes(c.kind, c.full, t, of_kind)
     rows = (c.index, c.document, segment, code, t, h, w)
     return torch.stack([row.to(torch.int32) for row in rows]).contiguous()
+
+
+def of_slots(slots: Tensor, of_kind: Tensor) -> tuple[Tensor, ...]:
+    """The `FIELDS` integers, each [B, T], of a cache's slots int32 [B, T, `SLOT_FIELDS`].
+
+    Segments are those of their documents: enough for pairs, of which only those of one document
+    are compared.
+    """
+    index, document, segment, kind, full, t, h, w = slots.unbind(-1)
+    return index, document, segment, _codes(kind, full == 1, t, of_kind), t, h, w
+
+
+def _codes(kind: Tensor, full: Tensor, t: Tensor, of_kind: Tensor) -> Tensor:
+    """Number of each position's program (0 for kinds that nothing was said of), plus `IS_FULL`."""
+    if not len(of_kind):
+        return IS_FULL * full.to(torch.int32)
+    known = (kind >= 0) & (kind < len(of_kind)) & (t >= 0)
+    program = torch.where(known, of_kind[kind.clamp(0, len(of_kind) - 1).long()], 0)
+    return program + IS_FULL * full
 
 
 def _column_order(tokens: Tensor, programs: Programs) -> Tensor:

@@ -81,7 +81,7 @@ def gate_cases(head_dim: int, dtype: torch.dtype) -> list[GateCase]:
     tokens = torch.zeros(FIELDS, 1, 64, dtype=torch.int32)
     runs = torch.zeros(1, 1, RUN_FIELDS, dtype=torch.int32)
     column = torch.tensor([COLUMN | 8 | 16 | 1 << 5, BOX | 8 | 16 | 2 << 5])
-    cases = [_delta_case(q, q, lse, lse, tokens), *decode_cases(head_dim, dtype)]
+    cases = [_delta_case(q, q, lse, lse, tokens)]
     for codes in (column[:0], column):
         parameters = torch.zeros(len(codes), 4, dtype=torch.int32)
         plan = [tokens, parameters, torch.zeros(0, dtype=torch.int64), codes]
@@ -91,7 +91,7 @@ def gate_cases(head_dim: int, dtype: torch.dtype) -> list[GateCase]:
             config = _config(f"backward_{part}", q, plan)
             inputs = (q, q, k, k, lse, lse)
             cases.append(_backward_case(part, inputs, [q, k, k], plan, runs, 1.0, config))
-        cases += schedule_cases(plan)
+        cases += schedule_cases(plan) + decode_cases(head_dim, dtype, parameters, codes)
     return cases
 
 

@@ -13,7 +13,6 @@ from unimodal.errors import ShapeError
 from unimodal.kernels import dispatch
 from unimodal.kernels.attention import (
     AttentionPlan,
-    attend_cached,
     attention,
     attention_with_lse,
     cpu,
@@ -362,31 +361,6 @@ def test_shapes_and_plans_that_do_not_fit_are_refused() -> None:
         attention(q[:1], k[:1], v[:1], plan)
     with pytest.raises(ShapeError, match=r"shape \(B, T\)"):
         plan_attention(packed()[0], [Causal()], visible)
-
-
-@pytest.mark.parametrize(("heads", "groups"), [(4, 4), (4, 2), (3, 1)])
-@pytest.mark.parametrize("new", [1, 5])
-@pytest.mark.parametrize("batch", [1, 3])
-def test_cached_equals_the_dense_definition(heads: int, groups: int, new: int, batch: int) -> None:
-    generator = torch.Generator().manual_seed(0)
-    q = torch.randn(batch, new, heads, 8, generator=generator)
-    k, v = (torch.randn(batch, groups, 23, 8, generator=generator) for _ in range(2))
-    k, v = k.transpose(1, 2), v.transpose(1, 2)
-    mask = torch.rand(batch, new, 23, generator=generator) < 0.5
-    mask[0, 0] = False
-    expected, _ = reference.attend_dense(*(x.double() for x in (q, k, v)), mask, 8**-0.5)
-    for keys, values in ((k, v), (k.contiguous(), v.contiguous())):
-        got = attend_cached(q, keys, values, mask)
-        assert worst([got], [expected]) < TOLERANCE[torch.float32]
-    assert (attend_cached(q, k, v, mask)[0, 0] == 0).all()
-
-
-def test_cached_refuses_wrong_shapes() -> None:
-    q, k = torch.zeros(1, 1, 4, 8), torch.zeros(1, 5, 2, 8)
-    with pytest.raises(ShapeError, match="visible"):
-        attend_cached(q, k, k, torch.ones(1, 1, 4, dtype=torch.bool))
-    with pytest.raises(ShapeError, match="dividing 4"):
-        attend_cached(q, k[:, :, :1].expand(1, 5, 3, 8), k, torch.ones(1, 1, 5, dtype=torch.bool))
 
 
 def test_a_pattern_without_a_form_takes_the_reference_on_a_gpu_and_says_so(

@@ -13,6 +13,7 @@ Not here: which id follows (`engine`, `rows`), random numbers (`sampling`).
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -21,7 +22,7 @@ from torch import Tensor
 
 from unimodal.blocks import Block
 from unimodal.generation.matrices import Matrix, matrix_class
-from unimodal.kernels.attention import attend_cached
+from unimodal.kernels.attention import CachedPlan, MaskPlan, attend_cached, plan_cached
 from unimodal.kernels.qk_prologue import rope_tables
 from unimodal.model.cache import Cache, LayerCache, pack, unpack
 from unimodal.model.decoder import Decoder
@@ -82,10 +83,6 @@ class Stepper:
         # x / rms(x) = sqrt(D) x / hypot(|x|, sqrt(D eps)); sqrt(D) is folded into the weights.
         self._floor = torch.tensor(math.sqrt(config.width * config.norm_eps), device=device)
         self._qk_floor = torch.tensor(math.sqrt(config.head_dim * config.norm_eps), device=device)
-        self._restricted = [
-            frozenset(kind for kind, pattern in enumerate(by_kind) if not pattern.is_dense)
-            for by_kind in decoder.patterns
-        ]
 
     def head(self, number: int) -> Head:
         """The joined head set of a number."""
@@ -186,14 +183,14 @@ class Stepper:
         """
         rows, block = ids.shape
         cache.place_packed(packed, has_gaps)
-        masks = self._masks(packed, cache)
+        plans = self._plans(packed, cache)
         x = F.embedding(ids.view(-1), self.table)
         single = rows * block == 1
         if not single:
             x = x.t().contiguous()
         turns = turns.view(rows * block, 1, self.head_dim // 2)
-        for layer, keep, mask in zip(self.layers, cache.layers, masks, strict=True):
-            x = self._layer(x, layer, turns, keep, mask, rows, block)
+        for layer, keep, plan in zip(self.layers, cache.layers, plans, strict=True):
+            x = self._layer(x, layer, turns, keep, plan, rows, block)
         return x.view(1, 1, -1) if single else x.t().reshape(rows, block, -1)
 
     def _normed(self, x: Tensor) -> Tensor:
@@ -207,7 +204,7 @@ class Stepper:
         layer: _Layer,
         turns: Tensor,
         keep: LayerCache,
-        mask: Tensor | None,
+        plan: CachedPlan,
         rows: int,
         block: int,
     ) -> Tensor:
@@ -224,39 +221,20 @@ class Stepper:
         qk = torch.view_as_real(pairs * turns).view(rows, block, -1, size)
         q, k = qk.split((heads, groups), dim=2)
         keys, values = keep.update(k, v.view(rows, block, groups, size))
-        q = q.to(keys.dtype)
-        if block == 1:
-            # The queries that share a key head stand where a longer block's positions would.
-            out = F.scaled_dot_product_attention(
-                q.view(rows, groups, heads // groups, size),
-                keys.transpose(1, 2),
-                values.transpose(1, 2),
-                attn_mask=mask,
-            )
-        else:
-            assert mask is not None
-            out = attend_cached(q, keys, values, mask)
+        out = attend_cached(q.to(keys.dtype), keys, values, plan)
         out = out.reshape(rows * block, -1)
         x = layer.out.add(x, out if single else out.t())
         gate, up = layer.gate_up(self._normed(x)).chunk(2, dim=-1 if single else 0)
         return layer.down.add(x, F.silu(gate).mul_(up))
 
-    def _masks(self, packed: Tensor, cache: Cache) -> list[Tensor | None]:
-        """The mask of each layer: additive (R, 1, 1, S) for one token, bool (R, T, S) for more."""
-        single = packed.shape[1] == 1
-        kinds = set(packed[..., 3].flatten().tolist()) if any(self._restricted) else set()
-        if single and not any(kinds & restricted for restricted in self._restricted):
-            plain = cache.gaps[:, None, None, : cache.length] if cache.has_gaps else None
-            return [plain] * len(self.layers)
-        queries, keys = unpack(packed), cache.readable()
-        made: dict[tuple[Pattern, ...], Tensor] = {}
+    def _plans(self, packed: Tensor, cache: Cache) -> list[CachedPlan]:
+        """Who sees what in each layer."""
+        made: dict[tuple[Pattern, ...], CachedPlan] = {}
         for by_kind in self.decoder.patterns:
             if by_kind not in made:
-                seen = visible(queries, keys, by_kind)
-                if single:
-                    bias = torch.zeros(seen.shape, device=seen.device)
-                    seen = bias.masked_fill_(~seen, -torch.inf)[:, None]
-                made[by_kind] = seen
+                masked = partial(_masked, packed, cache)
+                keys = cache.packed[:, : cache.length]
+                made[by_kind] = plan_cached(packed, keys, by_kind, masked)
         return [made[by_kind] for by_kind in self.decoder.patterns]
 
     def _join(self, number: int) -> Head:
@@ -271,6 +249,15 @@ class Stepper:
         end = decoder.vocabulary.control("end")
         column = (chosen.ids == end).nonzero()[:, 0].tolist() if end in inner.ids else []
         return Head(self._matrix(rows * scale), chosen.ids.to(rows.device), allowed, *column)
+
+
+def _masked(packed: Tensor, cache: Cache, by_kind: Sequence[Pattern]) -> MaskPlan:
+    """The mask of new tokens; none where one new token sees all that its row holds."""
+    if packed.shape[1] == 1:
+        restricted = {kind for kind, pattern in enumerate(by_kind) if not pattern.is_dense}
+        if not restricted or restricted.isdisjoint(packed[..., 3].flatten().tolist()):
+            return MaskPlan(cache.gaps[:, None, : cache.length] if cache.has_gaps else None)
+    return MaskPlan.of(visible(unpack(packed), cache.readable(), by_kind))
 
 
 def _paired(x: Float[Tensor, "*batch H"]) -> Float[Tensor, "*batch H"]:

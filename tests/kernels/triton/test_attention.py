@@ -12,7 +12,6 @@ from torch import Tensor
 
 from unimodal.errors import BackendUnavailableError
 from unimodal.kernels.attention import (
-    attend_cached,
     attention,
     attention_with_lse,
     plan_attention,
@@ -40,7 +39,7 @@ from unimodal.types import CONTROL_CELL, Coordinates, raster_grid
 pytestmark = pytest.mark.gates
 
 if is_interpreted():
-    from unimodal.kernels.attention import triton_decode, triton_schedule
+    from unimodal.kernels.attention import triton_schedule
 
 PATTERNS = [
     Causal(),
@@ -329,52 +328,6 @@ def test_too_many_runs_are_joined_and_the_result_stays_right() -> None:
     assert rows[3][edges : edges + 2] == [3, 4]
     assert rows[19][:2] == [0, 1]
     assert rows[19][edges : edges + 2] == [1, 20]
-
-
-@pytest.mark.parametrize(
-    ("heads", "groups", "size", "new", "length", "dtype"),
-    [
-        (4, 2, 16, 1, 200, torch.float32),
-        (6, 1, 40, 8, 129, torch.float32),
-        (2, 2, 64, 3, 65, torch.bfloat16),
-    ],
-)
-def test_decoding_is_as_exact_as_torch(
-    heads: int, groups: int, size: int, new: int, length: int, dtype: torch.dtype
-) -> None:
-    generator = torch.Generator().manual_seed(0)
-    q = torch.randn(2, new, heads, size, generator=generator).to(dtype)
-    k, v = (torch.randn(2, length, groups, size, generator=generator).to(dtype) for _ in "kv")
-    seen = torch.rand(2, new, length, generator=generator) < 0.5
-    seen[0, 0] = False
-    seen[:, :, 64:128] = False
-    exact = reference.attend_dense(q.double(), k.double(), v.double(), seen, size**-0.5)[0]
-    same = plain_cached(q, k, v, seen)
-    hidden = ~seen.any(1)
-    k, v = guarded(k), guarded(v)
-    k[hidden], v[hidden] = torch.nan, torch.nan
-    with using("triton"), guarded_allocations():
-        got = attend_cached(guarded(q), k, v, seen)
-    assert_as_exact([got], [same], [exact], ["out"])
-    assert (got[0, 0] == 0).all()
-
-
-def plain_cached(q: Tensor, k: Tensor, v: Tensor, seen: Tensor) -> Tensor:
-    share = q.shape[2] // k.shape[2]
-    k, v = k.repeat_interleave(share, 2), v.repeat_interleave(share, 2)
-    scores = torch.einsum("bqnh,bsnh->bnqs", q, k) * q.shape[-1] ** -0.5
-    weights = scores.masked_fill(~seen[:, None], -torch.inf).softmax(-1)
-    return torch.einsum("bnqs,bsnh->bqnh", weights.masked_fill(~seen[:, None], 0), v)
-
-
-@pytest.mark.parametrize("programs", [1, 16, 10_000])
-@pytest.mark.parametrize("length", [1, 63, 4096, 1 << 20])
-def test_a_cache_is_split_into_parts_without_a_gap(programs: int, length: int) -> None:
-    splits, tiles = triton_decode.split_of(length, 64, programs, 132)
-    assert 1 <= splits <= triton_decode.MAX_SPLITS
-    assert splits * tiles >= -(-length // 64) > (splits - 1) * tiles
-    if programs == 1 and length == 1 << 20:
-        assert splits == triton_decode.MAX_SPLITS
 
 
 def test_inputs_that_kernels_cannot_take_are_refused_with_the_reason() -> None:
