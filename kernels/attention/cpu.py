@@ -1,11 +1,11 @@
 """Attention on the CPU: one call of torch's CPU flash attention for each task of a plan.
 
 Documents are gathered out of their rows, so that no work crosses documents. Precision is chosen by
-length: under bfloat16, buckets shorter than `LOW_PRECISION_LENGTH` (and blocks of the queries of
-longer ones, where a pattern is sparse) are computed in float32, which
-is three to six times faster there (two cores with AMX, head size 64, forward and backward of 5,120
-tokens and 5 heads: length 80 takes 18 ms in float32, 56 ms in bfloat16 and 27 ms as explicit
-bfloat16 products; length 320: 50, 43, 70; length 1,024: 107, 65, 504).
+length: under bfloat16, buckets shorter than `LOW_PRECISION_LENGTH` (and longer ones that are cut,
+where a pattern is sparse) are computed in float32, which is three to six times faster there (two
+cores with AMX, head size 64, forward and backward of 5,120 tokens and 5 heads: length 80 takes
+18 ms in float32, 56 in bfloat16 and 27 as explicit bfloat16 products; length 320: 50, 43, 70;
+length 1,024: 107, 65, 504).
 
 Not here: checks and dispatch (`api`). Tested against `reference`.
 """
@@ -49,21 +49,25 @@ def forward(
         q_b, k_b, v_b = (_take(x, gather[part], first) for x in rows)
         out_b = buffer[part].view(first.count, first.length, heads, size)
         lse_b = lse[part].view(first.count, first.length, heads)
+        merges = any(task.merged for task in bucket)
+        into = torch.empty_like(out_b, dtype=q_b.dtype) if merges else out_b
         for task in bucket:
             bias = _bias(task, mask, q_b.dtype)
-            queries = slice(task.q_start, task.q_stop)
-            keys = _columns(task, columns)
             result, logs = _flash(
-                q_b[:, :, queries],
-                k_b if keys is None else k_b.index_select(2, keys),
-                v_b if keys is None else v_b.index_select(2, keys),
+                _queries(q_b, task),
+                _keys(k_b, task, columns),
+                _keys(v_b, task, columns),
                 0.0,
                 task.mode == CAUSAL,
                 attn_mask=bias,
                 scale=scale,
             )
-            out_b[:, queries] = result.transpose(1, 2)
-            lse_b[:, queries] = logs.transpose(1, 2)
+            queries = slice(task.q_start, task.q_stop)
+            _write(
+                into[:, queries], lse_b[:, queries], _rows(result, task), _rows(logs, task), task
+            )
+        if merges:
+            out_b.copy_(into)
     out = buffer.index_select(0, place_out).view(q.shape)
     return out, lse.index_select(0, place_out).view(q.shape[:3])
 
@@ -125,37 +129,35 @@ def _bucket_backward(
         mask, columns, scale: As in the plan.
     """
     grad_b, q_b, k_b, v_b, out_b, lse_b = inputs
-    whole = len(bucket) == 1 and bucket[0].column_count < 0
-    sums = None if whole else [torch.zeros_like(k_b), torch.zeros_like(v_b)]
+    whole = len(bucket) == 1
+    sums = grads
+    if not whole:
+        sums = [torch.zeros_like(x.transpose(1, 2)) for x in (q_b, k_b, v_b)]
     for task in bucket:
-        bias = _bias(task, mask, q_b.dtype)
-        queries = slice(task.q_start, task.q_stop)
-        keys = _columns(task, columns)
-        grad_q, grad_k, grad_v = _flash_backward(
-            grad_b[:, :, queries],
-            q_b[:, :, queries],
-            k_b if keys is None else k_b.index_select(2, keys),
-            v_b if keys is None else v_b.index_select(2, keys),
-            out_b[:, :, queries],
-            lse_b[:, :, queries],
+        found = _flash_backward(
+            _queries(grad_b, task),
+            _queries(q_b, task),
+            _keys(k_b, task, columns),
+            _keys(v_b, task, columns),
+            _queries(out_b, task),
+            _queries(lse_b, task),
             0.0,
             task.mode == CAUSAL,
-            attn_mask=bias,
+            attn_mask=_bias(task, mask, q_b.dtype),
             scale=scale,
         )
-        grads[0][:, queries] = grad_q.transpose(1, 2)
-        if sums is None:
-            grads[1].copy_(grad_k.transpose(1, 2))
-            grads[2].copy_(grad_v.transpose(1, 2))
-        elif keys is None:
-            sums[0].add_(grad_k)
-            sums[1].add_(grad_v)
-        else:
-            sums[0].index_add_(2, keys, grad_k)
-            sums[1].index_add_(2, keys, grad_v)
-    if sums is not None:
-        grads[1].copy_(sums[0].transpose(1, 2))
-        grads[2].copy_(sums[1].transpose(1, 2))
+        if whole:
+            for into, own in zip(sums, found, strict=True):
+                into.copy_(own.transpose(1, 2))
+            return
+        sums[0][:, task.q_start : task.q_stop] += _rows(found[0], task)
+        for into, own in zip(sums[1:], found[1:], strict=True):
+            if task.key_start >= 0:
+                into[:, task.key_start : task.key_start + task.keys] += own.transpose(1, 2)
+            else:
+                into.index_add_(1, _columns(task, columns), _rows(own, task))
+    for into, own in zip(grads, sums, strict=True):
+        into.copy_(own)
 
 
 def attend_cached(q: Tensor, k_cache: Tensor, v_cache: Tensor, bias: Tensor | None) -> Tensor:
@@ -205,16 +207,50 @@ def _slice(task: Task) -> slice:
 def _take(rows: Tensor, index: Tensor, task: Task) -> Tensor:
     """Gather positions as [count, heads, length, H], in the precision of the bucket."""
     taken = rows.index_select(0, index)
-    short = task.length < LOW_PRECISION_LENGTH or task.column_count >= 0
+    cut = task.q_stop - task.q_start < task.length or task.keys < task.length
+    short = task.length < LOW_PRECISION_LENGTH or cut
     if short and rows.dtype in (torch.bfloat16, torch.float16):
         taken = taken.float()
     return taken.view(task.count, task.length, rows.shape[1], rows.shape[2]).transpose(1, 2)
 
 
-def _columns(task: Task, columns: Tensor) -> Tensor | None:
-    if task.column_count < 0:
-        return None
-    return columns[task.column_start : task.column_start + task.column_count]
+def _queries(x: Tensor, task: Task) -> Tensor:
+    """A task's queries: [count, heads, length, ...] to [count * groups, heads, queries, ...]."""
+    part = x[:, :, task.q_start : task.q_stop]
+    if task.groups == 1:
+        return part
+    part = part.transpose(1, 2)
+    return part.reshape(task.count * task.groups, -1, *part.shape[2:]).transpose(1, 2)
+
+
+def _keys(x: Tensor, task: Task, columns: Tensor) -> Tensor:
+    """The task's keys of [count, heads, length, H] as [count * groups, heads, keys, H]."""
+    if task.key_start >= 0:
+        return x[:, :, task.key_start : task.key_start + task.keys]
+    part = x.transpose(1, 2).index_select(1, _columns(task, columns))
+    return part.view(task.count * task.groups, task.keys, *part.shape[2:]).transpose(1, 2)
+
+
+def _rows(x: Tensor, task: Task) -> Tensor:
+    """[count * groups, heads, n, ...] as [count, groups * n, heads, ...]."""
+    x = x.transpose(1, 2)
+    return x.reshape(task.count, task.groups * x.shape[1], *x.shape[2:])
+
+
+def _columns(task: Task, columns: Tensor) -> Tensor:
+    return columns[task.column_start : task.column_start + task.groups * task.keys]
+
+
+def _write(out: Tensor, lse: Tensor, result: Tensor, logs: Tensor, task: Task) -> None:
+    """Write a task's result, or merge it with what stands there, each weighed by its log-sum."""
+    if not task.merged:
+        out.copy_(result)
+        lse.copy_(logs)
+        return
+    whole = torch.logaddexp(lse, logs)
+    out.mul_(torch.exp(lse - whole)[..., None])
+    out.addcmul_(result, torch.exp(logs - whole)[..., None].to(result.dtype))
+    lse.copy_(whole)
 
 
 def _bias(task: Task, mask: Tensor, dtype: torch.dtype) -> Tensor | None:

@@ -2,14 +2,15 @@
 
 Rows hold packed documents. The plan gathers the documents out of the rows into buckets of similar
 length, so that no work is done across documents and little on padding. A bucket whose documents
-are plainly causal needs no mask; the others carry one. Where a pattern leaves most pairs out, the
-queries of a bucket are cut into blocks and each block visits only the key columns that one of its
-queries sees.
+are plainly causal needs no mask; the others carry one. Where a pattern leaves most pairs out, a
+bucket is cut (see `cuts`): keys that all of some queries see, as a picture sees its text, become
+one call without a mask, and the rest is visited in blocks of queries. What a query gets from
+several calls is put together by their log-sums.
 
 What it costs (one thread): 4 ms for 16,384 tokens of plainly causal documents. A masked bucket
-evaluates its mask whole: 170 ms for four documents of 256 + 32 x 32 positions with `Row`, whose
-attention then takes 280 ms a layer forward and backward in float32 with 5 heads of 64, against 530
-with the mask and no blocks (`Conv(11)`: 257 against 469).
+evaluates its mask whole: 150 ms for two documents of 256 + 32 x 32 positions with `Row`, whose
+attention then takes 117 ms a layer forward and backward in float32 with 5 heads of 64, against 259
+with the mask and no cuts (`Column` 107 and 244, `Conv(11)` 132 and 244).
 
 Not here: the arithmetic of attention (`reference`, `cpu`). Tested by rebuilding the dense mask from
 the plan and comparing it with the function that made it.
@@ -25,6 +26,7 @@ from torch import Tensor
 
 from unimodal.errors import ShapeError
 from unimodal.kernels.attention.contract import AttentionPlan, MaskFunction, PatternLike
+from unimodal.kernels.attention.cuts import Cut, cut
 from unimodal.kernels.attention.forms import MAX_CONDITIONS, Programs, number_programs
 from unimodal.kernels.attention.tokens import plan_tokens
 from unimodal.kernels.dispatch import choose
@@ -35,14 +37,8 @@ if TYPE_CHECKING:
 CAUSAL, FULL, MASKED = 0, 1, 2
 """Modes of a task: lower triangle, every pair, or a mask of its own."""
 
-TASK_FIELDS = 10
+TASK_FIELDS = 13
 """Integers of one row of `GatheredPlan.tasks`; see `Task`."""
-
-QUERY_BLOCK = 64
-"""Queries of one block where a pattern is sparse enough to be cut."""
-
-SPARSE_SHARE = 0.5
-"""Buckets are cut into query blocks if those visit at most this share of all pairs."""
 
 MIN_FILL = 0.85
 """The shortest document of a bucket has at least this share of the longest one's length."""
@@ -55,6 +51,9 @@ MAX_MASK = 1 << 26
 class Task:
     """One call of the inner attention: some queries of a bucket against some of its keys.
 
+    The queries are those from `q_start` to `q_stop` of each document, in `groups` equal groups of
+    which each has keys of its own.
+
     Attributes:
         start: First slot of the bucket in `GatheredPlan.gather`.
         count: Documents of the bucket.
@@ -62,8 +61,13 @@ class Task:
         mode: `CAUSAL`, `FULL` or `MASKED`.
         padded: 1 if some slots of the bucket produce nothing (padding, or queries without keys).
         q_start, q_stop: The queries within each document.
-        column_start, column_count: Key columns within `GatheredPlan.columns`; count -1 means all.
-        mask_start: First element in `GatheredPlan.mask`; the mask is [count, queries, keys].
+        groups: Groups of queries.
+        merged: 1 if an earlier task of the bucket has these queries, too.
+        key_start: First key, where the keys of a group follow one another; else -1.
+        keys: Keys of each group.
+        column_start: The keys of all groups within `GatheredPlan.columns`, if `key_start` is -1.
+        mask_start: First element in `GatheredPlan.mask`; the mask is [count, groups, queries of a
+            group, keys].
     """
 
     start: int
@@ -73,15 +77,17 @@ class Task:
     padded: int
     q_start: int
     q_stop: int
+    groups: int
+    merged: int
+    key_start: int
+    keys: int
     column_start: int
-    column_count: int
     mask_start: int
 
     @property
     def mask_shape(self) -> tuple[int, int, int]:
-        """Shape of the task's mask: documents, queries, keys."""
-        keys = self.length if self.column_count < 0 else self.column_count
-        return self.count, self.q_stop - self.q_start, keys
+        """Shape of the task's mask: groups of all documents, queries of a group, keys."""
+        return self.count * self.groups, (self.q_stop - self.q_start) // self.groups, self.keys
 
 
 @dataclass(frozen=True)
@@ -94,7 +100,7 @@ class GatheredPlan(AttentionPlan):
         place: Slot of each position's key and value, `slots` where it has none. int64 [B * T].
         place_out: The same for queries: `slots` also where the query sees no key. int64 [B * T].
         mask: The masks of all tasks, one after another, flat. bool.
-        columns: The key columns of all tasks, one after another. int64.
+        columns: The keys of tasks where they do not follow one another. int64.
         tasks: Fields of every `Task`, on the CPU. int64 [tasks, `TASK_FIELDS`].
         shape: (B, T).
     """
@@ -205,6 +211,7 @@ class _Builder:
     def build(self) -> GatheredPlan:
         order, starts, lengths = self._documents()
         masked = self._needs_mask(order, starts)
+        order = self._by_column(order)
         for wants_mask in (False, True):
             of_kind = np.flatnonzero(masked == wants_mask)
             of_kind = of_kind[np.argsort(-lengths[of_kind], kind="stable")]
@@ -239,6 +246,21 @@ class _Builder:
         falls[starts] = False
         return np.logical_or.reduceat(special | falls, starts)
 
+    def _by_column(self, order: np.ndarray) -> np.ndarray:
+        """The cells of column-major patterns column by column, each document in its place."""
+        forms = [None if pattern.is_dense else pattern.form() for pattern in self.by_kind]
+        wanted = [n for n, form in enumerate(forms) if form is not None and form.column_major]
+        if not wanted or not order.size:
+            return order
+        t, h, w = (self.flat.grid[:, axis].numpy()[order] for axis in range(3))
+        cells = np.isin(self.flat.kind.numpy()[order], wanted) & (t >= 0)
+        document, segment = (x.numpy()[order] for x in (self.flat.document, self.flat.segment))
+        run = np.stack([order // self.shape[1], document, segment, cells])
+        number = np.cumsum(np.any(np.diff(run, prepend=run[:, :1]), axis=0))
+        keys = [np.where(cells, axis, 0) for axis in (h, w, t)]
+        moved: np.ndarray = order[np.lexsort((*keys, number))]
+        return moved
+
     def _add(
         self, order: np.ndarray, starts: np.ndarray, lengths: np.ndarray, wants_mask: bool
     ) -> None:
@@ -254,31 +276,32 @@ class _Builder:
             mode = MASKED
             if mask.all():
                 mode, mask = FULL, None
-        blocks = _sparse_blocks(mask) if mask is not None else None
-        whole: list[tuple[int, int, Tensor | None]] = [(0, length, None)]
-        for q_start, q_stop, columns in blocks or whole:
+        cuts = None if mask is None else cut(mask, silent)
+        for one in cuts or [Cut(0, length, keys=slice(0, length), mask=mask)]:
+            contiguous = isinstance(one.keys, slice)
             self.tasks.append(
                 Task(
                     start=self.slots,
                     count=len(starts),
                     length=length,
-                    mode=mode,
+                    mode=mode if cuts is None else MASKED if one.mask is not None else FULL,
                     padded=int(silent.any()),
-                    q_start=q_start,
-                    q_stop=q_stop,
-                    column_start=self.column_size,
-                    column_count=-1 if columns is None else len(columns),
+                    q_start=one.q_start,
+                    q_stop=one.q_stop,
+                    groups=one.groups,
+                    merged=int(one.merged),
+                    key_start=one.keys.start if isinstance(one.keys, slice) else -1,
+                    keys=one.num_keys,
+                    column_start=-1 if contiguous else self.column_size,
                     mask_start=self.mask_size,
                 )
             )
-            if mask is not None:
-                part = mask[:, q_start:q_stop]
-                if columns is not None:
-                    part = part[:, :, columns]
-                    self.columns.append(columns)
-                    self.column_size += len(columns)
-                self.masks.append(part.flatten())
-                self.mask_size += part.numel()
+            if not isinstance(one.keys, slice):
+                self.columns.append(one.keys.flatten())
+                self.column_size += one.keys.numel()
+            if one.mask is not None:
+                self.masks.append(one.mask.flatten())
+                self.mask_size += one.mask.numel()
         self.gather.append(positions.flatten())
         self.silent.append(silent.flatten())
         self.slots += positions.numel()
@@ -335,17 +358,3 @@ def _buckets(lengths: np.ndarray, max_pairs: int | None) -> list[slice]:
             cuts.append(slice(start, stop))
             start = stop
     return cuts
-
-
-def _sparse_blocks(mask: Tensor) -> list[tuple[int, int, Tensor]] | None:
-    """Query blocks with the key columns that they see, or None if cutting would not pay."""
-    length = mask.shape[-1]
-    if length < 2 * QUERY_BLOCK:
-        return None
-    seen = mask.any(dim=0)
-    blocks: list[tuple[int, int, Tensor]] = []
-    for start in range(0, length, QUERY_BLOCK):
-        stop = min(start + QUERY_BLOCK, length)
-        blocks.append((start, stop, seen[start:stop].any(dim=0).nonzero().flatten()))
-    visited = sum((stop - start) * len(columns) for start, stop, columns in blocks)
-    return blocks if visited <= SPARSE_SHARE * length**2 else None

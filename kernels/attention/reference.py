@@ -82,12 +82,14 @@ def dense_mask(plan: list[Tensor], batch: int, length: int) -> Tensor:
         else:
             stop = task.mask_start + count * queries * keys
             pairs = mask[task.mask_start : stop].reshape(task.mask_shape)
-        k_slots = slots
-        if task.column_count >= 0:
-            k_slots = slots[:, columns[task.column_start : task.column_start + keys]]
-        q_slots = slots[:, task.q_start : task.q_stop]
+        k_slots = slots[:, task.key_start : task.key_start + keys]
+        if task.key_start < 0:
+            own = columns[task.column_start : task.column_start + task.groups * keys]
+            k_slots = slots[:, own].reshape(count, keys)
+        q_slots = slots[:, task.q_start : task.q_stop].reshape(count, queries)
         quiet = silent[task.start : task.start + slots.numel()].reshape(slots.shape)
-        pairs = pairs & ~quiet[:, task.q_start : task.q_stop, None]
+        quiet = quiet[:, task.q_start : task.q_stop].reshape(count, queries)
+        pairs = pairs & ~quiet[..., None]
         document, query, key = pairs.nonzero().unbind(dim=1)
         result[q_slots[document, query], k_slots[document, key] % length] = True
     result[place_out == len(gather)] = False

@@ -237,7 +237,7 @@ def test_local_patterns_visit_fewer_pairs_and_stay_exact() -> None:
     coordinates, by_kind = long_local()
     plan = plan_attention(coordinates, by_kind, visible)
     assert plan.pairs < 0.5 * 2 * 504**2
-    assert any(task.column_count >= 0 for task in read_tasks(plan.tasks))
+    assert any(task.key_start < 0 for task in read_tasks(plan.tasks))
     mask = visible(coordinates, coordinates, by_kind)
     assert torch.equal(reference.dense_mask(plan.tensors(), *plan.shape), mask)
     q, k, v = inputs(plan.shape, 4, 2, 8, torch.float32)

@@ -1,0 +1,169 @@
+"""How a bucket of documents with a sparse mask is cut into calls of attention on the CPU.
+
+A picture that follows its text sees the text in full and little of itself. So keys that come first
+and that every query of some blocks sees become one call without a mask; what is left of each block,
+some keys under a mask, goes into a few calls of many blocks of equal size.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+QUERY_BLOCK = 64
+"""Queries of one block."""
+
+SPARSE_SHARE = 0.5
+"""A bucket is cut if the cuts visit at most this share of all pairs."""
+
+LEAST_SHARED = 1 << 14
+"""Pairs of a document that are worth a call without a mask."""
+
+MOST_PADDING = 1.25
+"""Keys that are visited in a call of several blocks, over those that their queries see, at most."""
+
+
+@dataclass(frozen=True)
+class Cut:
+    """Some queries against some keys of every document of a bucket.
+
+    Attributes:
+        q_start, q_stop: The queries, in `groups` equal groups.
+        keys: A range for all of them, or the keys of each group: int64 (groups, keys).
+        mask: bool (documents, groups, queries, keys), or (documents, queries, keys) of one group;
+            None: every query sees every key.
+        groups: Groups of queries.
+        merged: Whether an earlier cut has these queries, too.
+    """
+
+    q_start: int
+    q_stop: int
+    keys: slice | Int[Tensor, "groups keys"]
+    mask: Bool[Tensor, "..."] | None = None
+    groups: int = 1
+    merged: bool = False
+
+    @property
+    def num_keys(self) -> int:
+        """Keys of each group."""
+        return (
+            self.keys.stop - self.keys.start if isinstance(self.keys, slice) else self.keys.shape[1]
+        )
+
+    @property
+    def pairs(self) -> int:
+        """Pairs of a document that are visited."""
+        return (self.q_stop - self.q_start) * self.num_keys
+
+
+@dataclass
+class _Block:
+    """A block of queries.
+
+    Attributes:
+        start, stop: Its queries.
+        seen: Keys that a query of a document sees, bool (length,).
+        shared: How many keys, from the first on, every query of every document sees.
+        done: How many of them are in a cut.
+    """
+
+    start: int
+    stop: int
+    seen: Bool[Tensor, " length"]
+    shared: int
+    done: int = 0
+
+    @property
+    def left(self) -> Int[Tensor, " keys"]:
+        """Keys that are in no cut yet."""
+        keys = self.seen.nonzero().flatten()
+        return keys[keys >= self.done]
+
+
+def cut(
+    mask: Bool[Tensor, "n length length"], silent: Bool[Tensor, "n length"]
+) -> list[Cut] | None:
+    """Cuts that together hold every pair of a mask once, or None if cutting does not pay.
+
+    Args:
+        mask: Who sees whom in each document.
+        silent: Queries whose result is not used: they may see anything.
+    """
+    length = mask.shape[-1]
+    if length < 2 * QUERY_BLOCK:
+        return None
+    blocks = _blocks(mask, silent)
+    cuts: list[Cut] = []
+    while (found := _widest(blocks)) is not None:
+        run, done, shared = found
+        cuts.append(Cut(run[0].start, run[-1].stop, slice(done, shared), merged=done > 0))
+        for block in run:
+            block.done = shared
+    for run in _runs(blocks):
+        cuts.append(_masked(run, mask))
+    return cuts if sum(one.pairs for one in cuts) <= SPARSE_SHARE * length**2 else None
+
+
+def _blocks(mask: Tensor, silent: Tensor) -> list[_Block]:
+    length = mask.shape[-1]
+    seen, all_see = mask.any(dim=0), (mask | silent[..., None]).all(dim=0)
+    blocks = []
+    for start in range(0, length, QUERY_BLOCK):
+        stop = min(start + QUERY_BLOCK, length)
+        missed = (~all_see[start:stop].all(dim=0)).nonzero()
+        shared = int(missed[0]) if len(missed) else length
+        blocks.append(_Block(start, stop, seen[start:stop].any(dim=0), shared))
+    return blocks
+
+
+def _widest(blocks: list[_Block]) -> tuple[list[_Block], int, int] | None:
+    """The run of blocks that shares most pairs of no cut yet, and its keys; None: too few."""
+    best, most = None, LEAST_SHARED - 1
+    for first, block in enumerate(blocks):
+        shared = block.shared
+        for last in range(first, len(blocks)):
+            if blocks[last].done != block.done:
+                break
+            shared = min(shared, blocks[last].shared)
+            pairs = (shared - block.done) * (blocks[last].stop - block.start)
+            if pairs > most:
+                best, most = (blocks[first : last + 1], block.done, shared), pairs
+    return best
+
+
+def _runs(blocks: list[_Block]) -> list[list[_Block]]:
+    """Blocks with keys left, in runs of equal size, alike enough for one call."""
+    runs: list[list[_Block]] = []
+    for block in blocks:
+        count = len(block.left)
+        if not count:
+            continue
+        if runs and _fits(runs[-1], block, count):
+            runs[-1].append(block)
+        else:
+            runs.append([block])
+    return runs
+
+
+def _fits(run: list[_Block], block: _Block, count: int) -> bool:
+    last = run[-1]
+    alike = (
+        last.stop == block.start
+        and last.stop - last.start == block.stop - block.start
+        and (last.done > 0) == (block.done > 0)
+    )
+    counts = [*(len(one.left) for one in run), count]
+    return alike and len(counts) * max(counts) <= MOST_PADDING * sum(counts)
+
+
+def _masked(run: list[_Block], mask: Tensor) -> Cut:
+    """One call of several blocks. Keys that fill up a block are seen by nobody."""
+    left = [block.left for block in run]
+    count = max(map(len, left))
+    keys = torch.stack([torch.nn.functional.pad(own, (0, count - len(own))) for own in left])
+    seen = mask.new_zeros(len(mask), len(run), run[0].stop - run[0].start, count)
+    for number, (block, own) in enumerate(zip(run, left, strict=True)):
+        seen[:, number, :, : len(own)] = mask[:, block.start : block.stop][..., own]
+    merged = run[0].done > 0
+    return Cut(run[0].start, run[-1].stop, keys, seen, len(run), merged)

@@ -1,0 +1,92 @@
+"""Cuts of a sparse mask hold every pair once, share what can be shared, and merge exactly."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from tests.kernels.test_attention import stream
+from unimodal.kernels.attention import attention, reference
+from unimodal.kernels.attention.cuts import QUERY_BLOCK, cut
+from unimodal.kernels.attention.plan import plan_attention
+from unimodal.patterns import Causal, Column, Conv, Pattern, Row, visible
+
+PATTERNS = [Row(), Column(), Conv(3)]
+
+
+def visits(mask: Tensor, silent: Tensor) -> Tensor | None:
+    """How often each pair is visited."""
+    cuts = cut(mask, silent)
+    if cuts is None:
+        return None
+    found = torch.zeros(mask.shape, dtype=torch.int64)
+    written = torch.zeros(mask.shape[-1], dtype=torch.bool)
+    for one in cuts:
+        assert bool(written[one.q_start : one.q_stop].all()) == one.merged
+        assert bool(written[one.q_start : one.q_stop].any()) == one.merged
+        written[one.q_start : one.q_stop] = True
+        if isinstance(one.keys, slice):
+            assert one.mask is None
+            found[:, one.q_start : one.q_stop, one.keys] += 1
+            continue
+        assert one.mask is not None
+        size = (one.q_stop - one.q_start) // one.groups
+        for number, keys in enumerate(one.keys):
+            start = one.q_start + number * size
+            own = one.mask[:, number].long()
+            index = keys.expand(len(mask), size, -1)
+            found[:, start : start + size].scatter_add_(2, index, own)
+    assert bool(written.all())
+    return found
+
+
+@given(
+    st.integers(2 * QUERY_BLOCK, 5 * QUERY_BLOCK + 7),
+    st.integers(0, 200),
+    st.integers(1, 40),
+    st.integers(0, 2**31),
+)
+@settings(max_examples=40, deadline=None)
+def test_every_pair_is_visited_once(length: int, words: int, reach: int, seed: int) -> None:
+    rng = torch.Generator().manual_seed(seed)
+    index = torch.arange(length)
+    causal = index[None] <= index[:, None]
+    near = causal & ((index[None] > index[:, None] - reach) | (index[None] < words))
+    holes = torch.rand(2, length, length, generator=rng) < 0.02
+    mask = near & ~(holes & (torch.rand(1, generator=rng) < 0.5)) | torch.eye(length).bool()
+    silent = torch.zeros(2, length, dtype=torch.bool)
+    silent[1, length - int(torch.randint(0, 70, (1,), generator=rng)) :] = True
+    mask[silent] = False
+    mask[..., 0] |= silent
+    found = visits(mask, silent)
+    if found is not None:
+        assert torch.equal(found[~silent] > 0, mask[~silent])
+        assert int(found[~silent].max()) == 1
+
+
+@pytest.mark.parametrize("pattern", PATTERNS, ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_cut_documents_equal_the_dense_definition(pattern: Pattern, dtype: torch.dtype) -> None:
+    """Two pictures after texts of other lengths, which share a bucket, and one in three frames."""
+    rows = [[(100, (1, 20, 20), False)], [(130, (1, 20, 19), False)], [(90, (3, 8, 16), False)]]
+    coordinates = stream(rows, 512)
+    plan = plan_attention(coordinates, [Causal(), pattern], visible)
+    tasks = plan.tensors()[-1]
+    assert len(tasks) > 2
+    torch.manual_seed(0)
+    q, k, v, grad = (torch.randn(3, 512, n, 32, dtype=dtype) for n in (4, 2, 2, 4))
+    wide = [x.double().requires_grad_() for x in (q, k, v)]
+    held = (coordinates.document >= 0)[..., None, None]
+    mine = [x.clone().requires_grad_() for x in (q, k, v)]
+    out = attention(*mine, plan)
+    (out * grad * held).sum().backward()
+    expected, lse = reference.forward(*[x.detach() for x in wide], plan.tensors(), 32**-0.5)
+    grads = reference.backward(
+        (grad * held).double(), *[x.detach() for x in wide], expected, lse, plan.tensors(), 32**-0.5
+    )
+    bound = 2e-5 if dtype == torch.float32 else 4e-2
+    assert (out.double() - expected)[held.expand_as(out)].abs().max() < bound
+    for own, right in zip(mine, grads, strict=True):
+        assert own.grad is not None
+        assert (own.grad.double() - right).abs().max() < 20 * bound
