@@ -74,20 +74,6 @@ def allowed(pattern: Pattern, shape: tuple[int, int, int]) -> Tensor:
     return pattern.allows(q, k).expand(len(grid), len(grid))
 
 
-@settings(max_examples=150, deadline=None)
-@given(pattern=any_pattern, shape=st.tuples(sizes, sizes, sizes), data=st.data())
-def test_the_range_holds_every_allowed_cell(
-    pattern: Pattern, shape: tuple[int, int, int], data: st.DataObject
-) -> None:
-    count = shape[0] * shape[1] * shape[2]
-    first = data.draw(st.integers(0, count - 1))
-    last = data.draw(st.integers(first, count - 1))
-    start, stop = pattern.key_range(first, last, shape)
-    assert 0 <= start <= stop <= count
-    keys = allowed(pattern, shape)[first : last + 1].any(dim=0).nonzero().flatten().tolist()
-    assert all(start <= key < stop for key in keys)
-
-
 @settings(max_examples=100, deadline=None)
 @given(pattern=any_pattern, shape=st.tuples(sizes, sizes, sizes), full=st.booleans())
 def test_the_shared_rule_holds_for_every_pattern(

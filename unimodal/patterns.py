@@ -8,11 +8,11 @@ The rule that all patterns share, written once in `visible`:
 - of those candidates, the pattern of the segment's modality keeps the pairs that its predicate
   allows. Control positions (openers, headers, ends) are always kept.
 
-A pattern is one predicate on two cells, one range function that bounds which keys of a segment a
-block of queries can reach, and the form in which kernels read both. The reference and the CPU
-evaluate the predicate; kernels the form. Patterns compose with `&` and
-`|`. They read `grid`, never RoPE positions. Outside packages register theirs by decorator, or
-through the entry point group `unimodal.patterns`.
+A pattern is one predicate on two cells, and the form in which kernels read it. The reference and
+the CPU evaluate the predicate; kernels the form, from which they also compute which blocks of keys a
+block of queries can reach. Patterns compose with `&` and `|`. They read `grid`, never RoPE
+positions. Outside packages register theirs by decorator, or through the entry point group
+`unimodal.patterns`.
 
 References: Ramesh et al. 2021 (row, column, convolution), Wu et al. 2021 (3D nearby).
 Differs: the convolution does not wrap around the edge of the picture.
@@ -31,9 +31,6 @@ from unimodal.kernels.attention.forms import ANY, BEFORE, BOX, COLUMN, ROW, Form
 from unimodal.registry import Registry
 from unimodal.types import Coordinates
 
-GridShape = tuple[int, int, int]
-Range = tuple[int, int]
-
 
 @dataclass(frozen=True)
 class Cells:
@@ -51,20 +48,6 @@ class Pattern(ABC):
     @abstractmethod
     def allows(self, q: Cells, k: Cells) -> Bool[Tensor, "..."]:
         """Whether query cell `q` may attend to key cell `k`; causality is applied elsewhere."""
-
-    def key_range(self, first: int, last: int, shape: GridShape) -> Range:
-        """Bounds of the cells that queries may reach.
-
-        Args:
-            first: Raster number of the first query cell of a block.
-            last: Raster number of its last query cell, inclusive.
-            shape: The segment's grid (t, h, w).
-
-        Returns:
-            Raster numbers [start, stop) that hold every allowed key cell, itself included. The
-            default is the whole segment.
-        """
-        return 0, shape[0] * shape[1] * shape[2]
 
     def form(self) -> Form | None:
         """The pattern as kernels read it (`unimodal.kernels.attention.forms`), if it has a form.
@@ -157,12 +140,6 @@ class Window(Pattern):
     def form(self) -> Form:
         return Form.of(BOX, self.size - 1, ANY, ANY)
 
-    def key_range(self, first: int, last: int, shape: GridShape) -> Range:
-        cells_per_t = shape[1] * shape[2]
-        start = (first // cells_per_t - self.size + 1) * cells_per_t
-        stop = (last // cells_per_t + self.size) * cells_per_t
-        return _clip(start, stop, shape)
-
 
 @patterns.register("row")
 @dataclass(frozen=True)
@@ -177,10 +154,6 @@ class Row(Pattern):
     def form(self) -> Form:
         return Form.of(ROW)
 
-    def key_range(self, first: int, last: int, shape: GridShape) -> Range:
-        width = shape[2]
-        return _clip(first - width, (last // width + 1) * width, shape)
-
 
 @patterns.register("column")
 @dataclass(frozen=True)
@@ -194,10 +167,6 @@ class Column(Pattern):
 
     def form(self) -> Form:
         return Form.of(COLUMN)
-
-    def key_range(self, first: int, last: int, shape: GridShape) -> Range:
-        frame = shape[1] * shape[2]
-        return _clip(first // frame * frame, (last // frame + 1) * frame, shape)
 
 
 @patterns.register("conv")
@@ -222,10 +191,6 @@ class Conv(Pattern):
 
     def form(self) -> Form:
         return Form.of(BOX, 0, self.size // 2, self.size // 2)
-
-    def key_range(self, first: int, last: int, shape: GridShape) -> Range:
-        reach = (self.size // 2) * (shape[2] + 1)
-        return _clip(first - reach, last + reach + 1, shape)
 
 
 @patterns.register("nearby_3d")
@@ -255,10 +220,6 @@ class Nearby3D(Pattern):
     def form(self) -> Form:
         return Form.of(BOX, self.t, self.h, self.w)
 
-    def key_range(self, first: int, last: int, shape: GridShape) -> Range:
-        reach = (self.t * shape[1] + self.h) * shape[2] + self.w
-        return _clip(first - reach, last + reach + 1, shape)
-
 
 @dataclass(frozen=True)
 class _Both(Pattern):
@@ -271,11 +232,6 @@ class _Both(Pattern):
     def form(self) -> Form | None:
         left, right = self.left.form(), self.right.form()
         return None if left is None or right is None else left & right
-
-    def key_range(self, first: int, last: int, shape: GridShape) -> Range:
-        a, b = (p.key_range(first, last, shape) for p in (self.left, self.right))
-        start = max(a[0], b[0])
-        return start, max(start, min(a[1], b[1]))
 
     @property
     def is_dense(self) -> bool:
@@ -293,10 +249,6 @@ class _Either(Pattern):
     def form(self) -> Form | None:
         left, right = self.left.form(), self.right.form()
         return None if left is None or right is None else left | right
-
-    def key_range(self, first: int, last: int, shape: GridShape) -> Range:
-        a, b = (p.key_range(first, last, shape) for p in (self.left, self.right))
-        return min(a[0], b[0]), max(a[1], b[1])
 
     @property
     def is_dense(self) -> bool:
@@ -368,11 +320,6 @@ def _cells(c: Coordinates, axis: int) -> Cells:
         h=c.grid[..., 1].unsqueeze(axis),
         w=c.grid[..., 2].unsqueeze(axis),
     )
-
-
-def _clip(start: int, stop: int, shape: GridShape) -> Range:
-    cells = shape[0] * shape[1] * shape[2]
-    return max(0, min(start, cells)), max(0, min(stop, cells))
 
 
 def _fold(parts: list[Pattern], join: Callable[[Pattern, Pattern], Pattern]) -> Pattern:
