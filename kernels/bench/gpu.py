@@ -22,7 +22,7 @@ import torch
 from unimodal.errors import UnimodalError
 from unimodal.kernels import dispatch
 from unimodal.kernels.bench import machine, numerics
-from unimodal.kernels.bench.run import PROBLEMS, bench, gradients, problem_of
+from unimodal.kernels.bench.run import ONLY_FLOAT32, PROBLEMS, bench, gradients, problem_of
 from unimodal.kernels.bench.spec import OURS, Contender, Spec
 from unimodal.kernels.dispatch import tables
 
@@ -57,11 +57,9 @@ def checked_specs() -> list[Spec]:
         replace(base, head_dim=256),
         replace(base, seq=1279, kv_heads=1),
     ]
-    return specs + [
-        replace(base, op=op, dtype="float32" if op == "log_mel" else "bfloat16")
-        for op in PROBLEMS
-        if op != "attention"
-    ]
+    cached = replace(base, op="decode", pattern="row", kv_heads=2)
+    specs += [replace(cached, queries=n, head_dim=size) for n in (1, 8) for size in (64, 128)]
+    return specs + _others(base)
 
 
 def timed_specs() -> list[Spec]:
@@ -79,10 +77,16 @@ def timed_specs() -> list[Spec]:
     )
     specs.append(replace(base, documents=32))
     others = replace(base, seq=8192, heads=32, kv_heads=8, head_dim=128, classes=32_768)
-    return specs + [
-        replace(others, op=op, dtype="float32" if op == "log_mel" else "bfloat16")
+    specs += [replace(others, op="decode", batch=batch, queries=1) for batch in (1, 16)]
+    return specs + _others(others)
+
+
+def _others(base: Spec) -> list[Spec]:
+    """The operators that know no patterns."""
+    return [
+        replace(base, op=op, dtype="float32" if op in ONLY_FLOAT32 else "bfloat16")
         for op in PROBLEMS
-        if op != "attention"
+        if op not in ("attention", "decode")
     ]
 
 
@@ -186,7 +190,7 @@ def _time(spec: Spec, results: dict[str, Any]) -> int:
 
 
 def _name(spec: Spec) -> str:
-    what = f"{spec.op} {spec.pattern}" if spec.op == "attention" else spec.op
+    what = f"{spec.op} {spec.pattern}" if spec.op in ("attention", "decode") else spec.op
     size = f"{spec.batch}x{spec.seq}, {spec.heads}/{spec.kv_heads} heads of {spec.head_dim}"
     return f"{what}, {size}, {spec.documents} documents, {spec.dtype}"
 

@@ -28,13 +28,18 @@ from unimodal.kernels.bench.spec import (
 PROBLEMS = {
     "attention": "attention:problem",
     "cross_entropy": "losses:cross_entropy",
+    "decode": "decode:problem",
+    "dna_ngrams": "sequences:ngrams",
     "log_mel": "signals:mel",
     "nearest_code": "losses:nearest",
     "qk_prologue": "elementwise:prologue",
     "rms_norm": "elementwise:rms_norm",
     "swiglu": "elementwise:gated",
 }
-"""Operators, and the function that states each one's problem."""
+"""What can be timed, and the function that states each one's problem."""
+
+OPERATOR = {"decode": "attention"}
+"""The operator that is dispatched, where it has another name."""
 
 ONLY_FLOAT32 = {"log_mel"}
 
@@ -226,8 +231,9 @@ def _figures(
 
 
 def _implementation(spec: Spec) -> str:
+    op = OPERATOR.get(spec.op, spec.op)
     for said in dispatch.explain():
-        if (said.op, said.device) == (spec.op, spec.device):
+        if (said.op, said.device) == (op, spec.device):
             return f"{said.implementation}: {said.reason}"
     return "plain torch"
 

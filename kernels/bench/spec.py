@@ -15,7 +15,7 @@ DTYPES = {
 }
 DIRECTIONS = ("forward", "backward", "both")
 OURS = "unimodal"
-PLAIN = {"attention": "sdpa", "nearest_code": "cdist"}
+PLAIN = {"attention": "sdpa", "decode": "sdpa", "nearest_code": "cdist"}
 """The contender that is torch's plain way; `eager` for operators that are not listed."""
 
 
@@ -25,12 +25,13 @@ class Spec:
 
     Attributes:
         op: Name of the operator.
-        pattern: Attention only: the written form, such as `row` or `conv(size=11)`.
+        pattern: Attention and decode: the written form, such as `row` or `conv(size=11)`.
         batch, seq: Rows, and positions of each.
         heads, kv_heads, head_dim: Query heads, key heads, size of a head.
         classes: Rows of the head or codebook (cross-entropy, nearest code).
-        documents: Attention only: documents packed in each row.
-        grid: Attention only: cells (t, h, w) of each document's last segment; the rest is text.
+        queries: Decode only: new positions of each row, the last of its `seq`.
+        documents: Attention and decode: documents packed in each row.
+        grid: Attention and decode: cells (t, h, w) of each document's last segment, after text.
         dtype: Name of the inputs' dtype.
         device: `cpu` or `cuda`.
         layers: Layers that share one plan or mask: its build is counted by this share.
@@ -47,6 +48,7 @@ class Spec:
     kv_heads: int = 8
     head_dim: int = 64
     classes: int = 8192
+    queries: int = 1
     documents: int = 1
     grid: tuple[int, int, int] | None = None
     dtype: str = "float32"
@@ -57,7 +59,7 @@ class Spec:
     clock: str = "wall"
 
     def __post_init__(self) -> None:
-        for name in "batch seq heads kv_heads head_dim classes documents layers".split():
+        for name in "batch seq heads kv_heads head_dim classes queries documents layers".split():
             if getattr(self, name) < 1:
                 raise ConfigError(f"`{name}` must be at least 1, but is {getattr(self, name)}.")
         if self.heads % self.kv_heads:

@@ -40,14 +40,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `bench`."""
     parser.epilog = EPILOG
     add = parser.add_argument
-    add("--op", default="attention", help="attention, cross_entropy, rms_norm, ...")
-    add("--pattern", default="causal", help="of attention: row, conv(size=11), ...")
+    add("--op", default="attention", help="attention, decode, cross_entropy, rms_norm, ...")
+    add("--pattern", default="causal", help="of attention and decode: row, conv(size=11), ...")
     add("--batch", type=int, default=1)
     add("--seq", type=int, default=1280, help="positions of a row")
     add("--heads", type=int, default=8, help="query heads; width is heads x head-dim")
     add("--kv-heads", type=int, help="key heads; by default as many as query heads")
     add("--head-dim", type=int, default=64)
     add("--classes", type=int, default=8192, help="ids of a head, codes of a codebook")
+    add("--queries", type=int, default=1, help="of decode: new positions of each row")
     add("--documents", type=int, default=1, help="of attention: documents packed in a row")
     add("--grid", metavar="T,H,W", help="of attention: cells at the end of each document")
     add("--dtype", help="float16, bfloat16, float32; bfloat16 on a GPU, else float32")
@@ -109,7 +110,17 @@ def _spec(arguments: argparse.Namespace) -> "Spec":
                 f"It must be three integers T,H,W, but is {arguments.grid}.", subject="--grid"
             ) from None
         grid = (t, h, w)
-    names = ("op", "pattern", "batch", "seq", "heads", "head_dim", "classes", "documents")
+    names = (
+        "op",
+        "pattern",
+        "batch",
+        "seq",
+        "heads",
+        "head_dim",
+        "classes",
+        "queries",
+        "documents",
+    )
     chosen = {name: getattr(arguments, name) for name in (*names, "layers", "seconds", "clock")}
     spec = Spec(**chosen, kv_heads=arguments.kv_heads or arguments.heads, device=device, grid=grid)
     against = tuple(name for name in arguments.against.split(",") if name)

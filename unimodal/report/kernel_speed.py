@@ -39,7 +39,9 @@ def draw(found: dict[str, Any], path: Path) -> None:
     _bars(bars, rows, names, colours)
     _roofline(roof, found, rows, colours)
     spec = found["spec"]
-    what = f"{spec['op']} {spec['pattern']}" if spec["op"] == "attention" else spec["op"]
+    what = (
+        f"{spec['op']} {spec['pattern']}" if spec["op"] in ("attention", "decode") else spec["op"]
+    )
     size = f"batch {spec['batch']}, {spec['seq']} positions, {spec['heads']} x {spec['head_dim']}"
     figure.suptitle(f"{what}: {size}, {spec['dtype']}, {found['machine']['card']}", fontsize=11)
     path.parent.mkdir(parents=True, exist_ok=True)
