@@ -76,5 +76,6 @@ def test_a_shipped_name_loads_before_a_run_of_that_name(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "runs" / "tiny").mkdir(parents=True)
     assert load("tiny", "cpu").folder == tmp_path / "shipped" / "tiny"
+    assert find_model(Path("tiny")) == tmp_path / "shipped" / "tiny"
     with pytest.raises(CheckpointError, match="a shipped name"):
         load("nothing", "cpu")

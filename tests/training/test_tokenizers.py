@@ -304,7 +304,7 @@ def damaged(tmp_path: Path, made: Path) -> ExperimentConfig:
     ("case", "kind", "message", "remedy"),
     [
         (untrained, ConfigError, "`fake_codec` is not trained", "experiment=tokenizer/fake_codec"),
-        (missing, CheckpointError, "no such run", "runs/NAME"),
+        (missing, CheckpointError, "no such run", "experiment=tokenizer/fake_codec"),
         (wrong, CheckpointError, "tokenizer of `fake_codec`, not of `fake_words`", "fake_words"),
         (unnamed, ConfigError, "no modality of the experiment", "`fake_codec`"),
         (damaged, CheckpointError, "damaged", None),

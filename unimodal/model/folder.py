@@ -39,6 +39,7 @@ from unimodal.model.durable import (
     write_tensors,
 )
 from unimodal.model.huggingface import is_huggingface, open_huggingface
+from unimodal.shipped import shipped_folder
 from unimodal.vocabulary import Vocabulary
 
 WEIGHTS = "model.safetensors"
@@ -151,11 +152,13 @@ def load_model(
 
 def find_model(folder: Path) -> Path:
     """The model folder that `folder` is or holds: itself, its `model/`, else its newest checkpoint
-    that verifies.
+    that verifies. Where there is no such folder, the shipped model of that name.
 
     Raises:
         CheckpointError: if there is none.
     """
+    if not folder.exists():
+        folder = shipped_folder(str(folder)) or folder
     if (folder / MANIFEST).is_file() or is_huggingface(folder):
         return folder
     if (folder / MODEL / MANIFEST).is_file():

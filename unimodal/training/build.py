@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from unimodal.data.sources import Source
-from unimodal.errors import ConfigError, DataError, UnimodalError, sample_errors
+from unimodal.errors import CheckpointError, ConfigError, DataError, UnimodalError, sample_errors
 from unimodal.media import FileRef
 from unimodal.modality import (
     Modality,
@@ -106,7 +106,15 @@ def _built(config: ExperimentConfig, names: Iterable[str]) -> dict[str, Modality
     for name in names:
         given = config.modalities[name] or {}
         if folder := config.tokenizers.get(name):
-            built[name] = load_tokenizer(folder, name)
+            try:
+                built[name] = load_tokenizer(folder, name)
+            except CheckpointError as error:
+                if not Path(folder).exists():
+                    error.remedy = (
+                        f"Train it (`unimodal train experiment=tokenizer/{field_of(name)}`, if "
+                        f"there is one), or give a run or a shipped model: `tokenizers.{name}`."
+                    )
+                raise
             take_training_fields(built[name], name, given)
         else:
             built[name] = build_modality(name, given)

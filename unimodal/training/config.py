@@ -214,8 +214,8 @@ class ExperimentConfig:
     """Modalities by ledger name, in the order of their ids, each with its config."""
 
     tokenizers: dict[str, str] = field(default_factory=dict)
-    """Trained tokenizers by ledger name: run, tokenizer or model folders from which a modality is
-    taken with its config and what it learned."""
+    """Trained tokenizers by ledger name: run, tokenizer or model folders, or shipped models, from
+    which a modality is taken with its config and what it learned."""
 
     trains: str | None = None
     """The modality whose tokenizer is trained by gradient, in the place of a decoder. Tasks then
@@ -256,9 +256,9 @@ class ExperimentConfig:
     without one; `never`: fail if there is one."""
 
     init_from: str | None = None
-    """A run or model folder, or a Qwen3 folder of Hugging Face (safetensors and `tokenizer.json`),
-    whose weights and tokenizers the run starts from. Modalities that it lacks are appended to its
-    vocabulary."""
+    """A run or model folder, a shipped model, or a Qwen3 folder of Hugging Face (safetensors and
+    `tokenizer.json`), whose weights and tokenizers the run starts from. Modalities that it lacks are
+    appended to its vocabulary."""
 
     progress: bool = True
     """Whether a progress bar is drawn, where the output is a terminal."""
