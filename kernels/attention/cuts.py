@@ -8,7 +8,6 @@ some keys under a mask, goes into a few calls of many blocks of equal size.
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Int
 from torch import Tensor
 
 QUERY_BLOCK = 64
@@ -39,8 +38,8 @@ class Cut:
 
     q_start: int
     q_stop: int
-    keys: slice | Int[Tensor, "groups keys"]
-    mask: Bool[Tensor, "..."] | None = None
+    keys: slice | Tensor
+    mask: Tensor | None = None
     groups: int = 1
     merged: bool = False
 
@@ -70,25 +69,23 @@ class _Block:
 
     start: int
     stop: int
-    seen: Bool[Tensor, " length"]
+    seen: Tensor
     shared: int
     done: int = 0
 
     @property
-    def left(self) -> Int[Tensor, " keys"]:
-        """Keys that are in no cut yet."""
+    def left(self) -> Tensor:
+        """Keys that are in no cut yet, int64 (keys,)."""
         keys = self.seen.nonzero().flatten()
         return keys[keys >= self.done]
 
 
-def cut(
-    mask: Bool[Tensor, "n length length"], silent: Bool[Tensor, "n length"]
-) -> list[Cut] | None:
+def cut(mask: Tensor, silent: Tensor) -> list[Cut] | None:
     """Cuts that together hold every pair of a mask once, or None if cutting does not pay.
 
     Args:
-        mask: Who sees whom in each document.
-        silent: Queries whose result is not used: they may see anything.
+        mask: Who sees whom in each document, bool (documents, length, length).
+        silent: Queries whose result is not used, bool (documents, length): they may see anything.
     """
     length = mask.shape[-1]
     if length < 2 * QUERY_BLOCK:

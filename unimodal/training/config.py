@@ -257,8 +257,8 @@ class ExperimentConfig:
 
     init_from: str | None = None
     """A run or model folder, a shipped model, or a Qwen3 folder of Hugging Face (safetensors and
-    `tokenizer.json`), whose weights and tokenizers the run starts from. Modalities that it lacks are
-    appended to its vocabulary."""
+    `tokenizer.json`), whose weights and tokenizers the run starts from. What it lacks of modalities
+    is appended to its vocabulary."""
 
     progress: bool = True
     """Whether a progress bar is drawn, where the output is a terminal."""
