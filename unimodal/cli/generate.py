@@ -94,7 +94,7 @@ def run(arguments: argparse.Namespace) -> int:
     written = answer.segments[0].modality
     modality = model.vocabulary.modality(written)
     if arguments.out is not None:
-        modality.write(answer.value, arguments.out)
+        model.save(answer, arguments.out)
     _print(answer, arguments, written, modality.value_type)
     return 0
 

@@ -222,6 +222,17 @@ class Model:
         best = max(answers, key=_rank)
         return replace(best, alternatives=tuple(answers)) if n > 1 else best
 
+    def save(self, answer: Answer, path: str | Path) -> Path:
+        """Write the first value of an answer into a file, as its modality does.
+
+        Raises:
+            UnimodalError: if the request failed.
+            MediaError: if the modality writes no such file.
+        """
+        value, path = answer.value, Path(path)
+        self.vocabulary.modality(answer.segments[0].modality).write(value, path)
+        return path
+
     def document(self, prompt: Prompt, to: str | None = AUTO, task: str | None = None) -> Document:
         """The request of a prompt, by the template of a recorded task if one fits.
 
