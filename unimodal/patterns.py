@@ -9,10 +9,9 @@ The rule that all patterns share, written once in `visible`:
   allows. Control positions (openers, headers, ends) are always kept.
 
 A pattern is one predicate on two cells, and the form in which kernels read it. The reference and
-the CPU evaluate the predicate; kernels the form, from which they also compute which blocks of keys a
-block of queries can reach. Patterns compose with `&` and `|`. They read `grid`, never RoPE
-positions. Outside packages register theirs by decorator, or through the entry point group
-`unimodal.patterns`.
+the CPU evaluate the predicate; kernels the form, from which they also compute which keys a block of
+queries can reach. Patterns compose with `&` and `|`. They read `grid`, never RoPE positions.
+Outside packages register theirs by decorator, or through the entry point group `unimodal.patterns`.
 
 References: Ramesh et al. 2021 (row, column, convolution), Wu et al. 2021 (3D nearby).
 Differs: the convolution does not wrap around the edge of the picture.
