@@ -28,6 +28,9 @@ from unimodal.kernels.dispatch import GateCase, launch, tables
 MAX_STRIDE = 1 << 23
 """Largest distance of two tokens in elements: offsets within a tile are 32 bits wide."""
 
+TMA_BYTES = 16
+"""Of which the addresses and strides of a descriptor are multiples."""
+
 LOG2E = 1.4426950408889634
 
 
@@ -41,6 +44,9 @@ def forward(
     lse = torch.empty(q.shape[:3], dtype=torch.float32, device=q.device)
     if q.numel():
         config = _config("forward", q, plan)
+        if config["TMA"]:
+            config["TMA"] = int(_takes_tma(k) and _takes_tma(v))
+            triton.set_allocator(_scratch)
         runs = schedule_of(plan, config["BLOCK_M"], config["BLOCK_N"], by_key=False)
         launch(_forward_case(q, k, v, out, lse, plan, runs, scale, config))
     return _back(out, order), _back(lse, order)
@@ -192,6 +198,18 @@ def _back(x: Tensor, order: Tensor) -> Tensor:
     return result
 
 
+def _takes_tma(x: Tensor) -> bool:
+    """Whether descriptors of this tensor [B, T, heads, H] can be made, its last axis contiguous."""
+    strides = [stride * x.element_size() for stride in x.stride()[:3]]
+    aligned = all(stride % TMA_BYTES == 0 for stride in strides)
+    return aligned and x.data_ptr() % TMA_BYTES == 0 and strides[1] > 0
+
+
+def _scratch(size: int, alignment: int, stream: int | None) -> Tensor:
+    """Memory for the descriptors that a launch's programs make."""
+    return torch.empty(size, dtype=torch.int8, device="cuda")
+
+
 def _sizes(q: Tensor, k: Tensor, blocks: int) -> tuple[int, ...]:
     batch, length, heads, _ = q.shape
     return length, blocks, heads, heads // k.shape[2], batch * length
@@ -235,17 +253,22 @@ def _declare() -> None:
     small = tiles(64, 32, 8, 1)
     amd = tiles(64, 32, 4, 1)
     amd_keys = {64: tiles(32, 64, 4, 1), 128: tiles(32, 64, 4, 1)}
-    forward = rows("sm90", dict.fromkeys((64, 128), tiles(128, 64, 8, 3)))
-    forward |= rows("gfx942", dict.fromkeys((64, 128), tiles(128, 64, 4, 1)))
+    tried = {"BLOCK_M": (64, 128), "BLOCK_N": (32, 64, 128), "num_warps": (4, 8)}
+    wide = tables.grid(**tried, num_stages=(1, 2, 3), TMA=(0, 1))
+    forward = rows("sm90", dict.fromkeys((64, 128), tiles(128, 64, 8, 3) | {"TMA": 1}))
+    forward |= rows("gfx942", dict.fromkeys((64, 128), tiles(128, 64, 4, 1) | {"TMA": 0}))
+    tables.declare("attention.forward_dense", tiles(64, 64, 8, 2) | {"TMA": 0}, forward, wide)
+    forward = rows("gfx942", dict.fromkeys((64, 128), amd | {"TMA": 0}))
+    tables.declare("attention.forward_sparse", small | {"TMA": 0}, forward, wide)
+    tried = {"BLOCK_M": (32, 64, 128), "BLOCK_N": (32, 64, 128), "num_warps": (4, 8)}
+    wide = tables.grid(**tried, num_stages=(1, 2))
     sparse = rows("gfx942", {64: amd, 128: amd})
-    tables.declare("attention.forward_dense", tiles(64, 64, 8, 2), forward)
-    tables.declare("attention.forward_sparse", small, sparse)
     by_query = rows("gfx942", {64: tiles(64, 64, 4, 1), 128: amd})
-    tables.declare("attention.backward_q_dense", small, by_query)
-    tables.declare("attention.backward_q_sparse", small, sparse)
-    tables.declare("attention.backward_kv_dense", small, rows("gfx942", amd_keys))
+    tables.declare("attention.backward_q_dense", small, by_query, wide)
+    tables.declare("attention.backward_q_sparse", small, sparse, wide)
+    tables.declare("attention.backward_kv_dense", small, rows("gfx942", amd_keys), wide)
     by_key = rows("gfx942", amd_keys | {128: tiles(16, 64, 4, 1)})
-    tables.declare("attention.backward_kv_sparse", small, by_key)
+    tables.declare("attention.backward_kv_sparse", small, by_key, wide)
     tables.declare("attention.delta", {"BLOCK": 32, "num_warps": 4, "num_stages": 1})
 
 

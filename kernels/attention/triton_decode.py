@@ -33,7 +33,11 @@ PROGRAMS_PER_SM = 4
 
 LOG2E = 1.4426950408889634
 
-tables.declare("attention.decode", {"BLOCK_N": 64, "num_warps": 4, "num_stages": 2})
+tables.declare(
+    "attention.decode",
+    {"BLOCK_N": 64, "num_warps": 4, "num_stages": 2},
+    candidates=tables.grid(BLOCK_N=(32, 64, 128), num_warps=(2, 4, 8), num_stages=(1, 2, 3)),
+)
 tables.declare("attention.join", {"CHUNK": 32, "num_warps": 2, "num_stages": 1})
 
 

@@ -3,7 +3,11 @@
 A program holds `BLOCK_M` queries of one head and visits the runs of key tiles that
 `triton_schedule` found: whole tiles without a look at any token, boundary tiles with the predicate.
 Scores and sums are float32; the exponential is taken to base 2, its factor folded into the scale.
-Keys and values of padding are not loaded.
+Values of padding are not loaded, and its keys' scores not used.
+
+With `TMA` (a row of the config tables: NVIDIA's from sm90 on) keys, and the values of whole tiles,
+come by tensor descriptors, one of each a program; boundary tiles may hold padding, whose values
+must not be touched, and load theirs by pointers.
 """
 
 import triton
@@ -47,6 +51,8 @@ def _visit(
     q,
     p_k,
     p_v,
+    d_k,
+    d_v,
     p_token,
     p_parameter,
     j,
@@ -62,8 +68,13 @@ def _visit(
     CONDITIONS: tl.constexpr,
     MASKED: tl.constexpr,
     PRECISION: tl.constexpr,
+    TMA: tl.constexpr,
 ):
-    """One tile of keys: the running output [BM, BH], peak [BM] and sum [BM] with it added."""
+    """One tile of keys: the running output [BM, BH], peak [BM] and sum [BM] with it added.
+
+    Args:
+        d_k, d_v: Descriptors of this head's keys and values if TMA, else anything.
+    """
     start = j * BLOCK_N
     o_n = tl.arange(0, BLOCK_N)
     p_k += start.to(tl.int64) * stride_kt
@@ -75,7 +86,10 @@ def _visit(
         document = tl.load(p_token + stride_field + start + o_n[:, None], mask=m_n, other=-1)
         m_n = document >= 0
     # [BN, BH]
-    b_k = load_rows(p_k, o_n[:, None], o_h[None, :], stride_kt, m_n, H, MASKED)
+    if TMA:
+        b_k = d_k.load([start, 0])
+    else:
+        b_k = load_rows(p_k, o_n[:, None], o_h[None, :], stride_kt, m_n, H, MASKED)
     # [BM, BN]
     b_s = tl.dot(b_q, tl.trans(b_k), input_precision=PRECISION) * scale
     if MASKED:
@@ -89,7 +103,10 @@ def _visit(
     b_p = tl.exp2(b_s - b_shift[:, None])
     b_keep = tl.exp2(b_peak - b_shift)
     b_sum = b_sum * b_keep + tl.sum(b_p, 1)
-    b_v = load_rows(p_v, o_n[:, None], o_h[None, :], stride_vt, m_n, H, MASKED)
+    if TMA and not MASKED:
+        b_v = d_v.load([start, 0])
+    else:
+        b_v = load_rows(p_v, o_n[:, None], o_h[None, :], stride_vt, m_n, H, MASKED)
     b_out = b_out * b_keep[:, None]
     b_out = tl.dot(b_p.to(b_v.dtype), b_v, b_out, input_precision=PRECISION)
     return b_out, b_new, b_sum
@@ -128,6 +145,7 @@ def attention_forward(
     CONDITIONS: tl.constexpr,
     RUNS: tl.constexpr,
     PRECISION: tl.constexpr,
+    TMA: tl.constexpr,
 ):
     """One block of queries of one head. Grid: blocks x heads x rows, flat, blocks fastest.
 
@@ -154,6 +172,12 @@ def attention_forward(
     p_q += (i_m * BLOCK_M).to(tl.int64) * stride_qt
     p_k += i_b * stride_kb + (i_n // share).to(tl.int64) * stride_kn
     p_v += i_b * stride_vb + (i_n // share).to(tl.int64) * stride_vn
+    d_k = p_k
+    d_v = p_v
+    if TMA:
+        # Rows beyond the end and columns beyond the head size come as zeros.
+        d_k = tl.make_tensor_descriptor(p_k, [length, H], [stride_kt, 1], [BLOCK_N, BLOCK_H])
+        d_v = tl.make_tensor_descriptor(p_v, [length, H], [stride_vt, 1], [BLOCK_N, BLOCK_H])
     # [BM, BH]
     o_row = tl.arange(0, BLOCK_M)[:, None]
     b_q = load_rows(p_q, o_row, o_h[None, :], stride_qt, q[1] >= 0, H, True)
@@ -168,9 +192,9 @@ def attention_forward(
             stop = tl.load(p_runs + 3 + 2 * RUNS * sort + 2 * r)
             for j in range(first, stop):
                 b_out, b_peak, b_sum = _visit(
-                    b_out, b_peak, b_sum, b_q, q, p_k, p_v, p_token, p_parameter,
+                    b_out, b_peak, b_sum, b_q, q, p_k, p_v, d_k, d_v, p_token, p_parameter,
                     j, length, stride_field, stride_kt, stride_vt, o_h, scale,
-                    H, BLOCK_N, CODES, CONDITIONS, sort == 1, PRECISION,
+                    H, BLOCK_N, CODES, CONDITIONS, sort == 1, PRECISION, TMA,
                 )  # fmt: skip
     # A query that sees nothing gives zeros, and minus infinity for its log-sum.
     b_sum = tl.where(b_sum == 0.0, 1.0, b_sum)

@@ -1,8 +1,10 @@
 """Attention on interpreted Triton: forward and every gradient, for every pattern, and its tiles."""
 
 import contextlib
+import importlib.util
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 import torch
@@ -19,7 +21,7 @@ from unimodal.kernels.attention import (
 )
 from unimodal.kernels.attention.contract import AttentionPlan
 from unimodal.kernels.attention.tokens import TokenPlan
-from unimodal.kernels.dispatch import is_interpreted, tables, using
+from unimodal.kernels.dispatch import GateCase, is_interpreted, tables, using
 from unimodal.kernels.interpreter import assert_as_exact, guarded, guarded_allocations
 from unimodal.patterns import (
     Causal,
@@ -39,7 +41,8 @@ from unimodal.types import CONTROL_CELL, Coordinates, raster_grid
 pytestmark = pytest.mark.gates
 
 if is_interpreted():
-    from unimodal.kernels.attention import triton_schedule
+    from unimodal.kernels.attention import triton as triton_attention
+    from unimodal.kernels.attention import triton_forward, triton_schedule
 
 PATTERNS = [
     Causal(),
@@ -145,8 +148,10 @@ def large_tiles() -> Iterator[None]:
     config = {"BLOCK_M": 64, "BLOCK_N": 64, "num_warps": 4, "num_stages": 1}
     with contextlib.ExitStack() as stack:
         for kernel in ("forward", "backward_q", "backward_kv"):
+            # Tensor descriptors in the kernels that have them, where the inputs allow it.
+            mine = config | {"TMA": 1} if kernel == "forward" else config
             for sort in ("dense", "sparse"):
-                stack.enter_context(tables.overriding(f"attention.{kernel}_{sort}", config))
+                stack.enter_context(tables.overriding(f"attention.{kernel}_{sort}", mine))
         yield
 
 
@@ -216,6 +221,62 @@ def test_random_patterns_and_documents(
     coordinates = stream(rows, 107)
     tensors = inputs(shape_of(coordinates), 2, 1, 16, torch.float32)
     check(coordinates, [Window(4), pattern], tensors)
+
+
+@pytest.mark.parametrize(("size", "wants_tma"), [(16, 1), (16, 0), (6, 1)])
+def test_with_and_without_descriptors(
+    size: int, wants_tma: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    launched: list[int] = []
+    original = triton_attention.launch
+
+    def noted(case: GateCase) -> None:
+        launched.extend(v for n, v in case.constexprs.items() if n == "TMA")
+        original(case)
+
+    monkeypatch.setattr(triton_attention, "launch", noted)
+    config = {"BLOCK_M": 64, "BLOCK_N": 64, "num_warps": 4, "num_stages": 1, "TMA": wants_tma}
+    # Keys behind each other, so that whole tiles, boundary tiles and padding are visited.
+    coordinates = stream([[(229, (0, 0, 0), False)]], 256, gap=1)
+    with tables.overriding("attention.forward_dense", config):
+        check(coordinates, [Causal()], inputs((1, 256), 2, 1, size, torch.float32))
+    # Strides of 24 bytes are not multiples of 16: pointers.
+    assert launched == [int(wants_tma and size == 16)]
+
+
+def test_which_tensors_take_descriptors() -> None:
+    x = torch.zeros(2, 8, 4, 16)
+    assert triton_attention._takes_tma(x)
+    assert triton_attention._takes_tma(x[:, 1:, 2:])
+    assert not triton_attention._takes_tma(torch.zeros(2, 8, 1, 6))
+    assert not triton_attention._takes_tma(x[:, :1].expand(-1, 8, -1, -1))
+    assert not triton_attention._takes_tma(x.flatten()[1:-15].view(-1)[: 8 * 64].view(1, 8, 4, 16))
+
+
+@pytest.mark.parametrize(
+    ("old", "wrong"),
+    [
+        ("d_v.load([start, 0])", "d_v.load([start + 1, 0])"),
+        ("d_k.load([start, 0])", "d_k.load([start + BLOCK_N // 2, 0])"),
+        ("if TMA and not MASKED", "if TMA"),
+    ],
+)
+def test_a_mistake_in_the_descriptors_is_seen(
+    old: str, wrong: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = Path(str(triton_forward.__file__)).read_text(encoding="utf-8")
+    assert old in source
+    path = tmp_path / "mistaken.py"
+    path.write_text(source.replace(old, wrong), encoding="utf-8")
+    spec = importlib.util.spec_from_file_location("mistaken", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    monkeypatch.setattr(triton_attention, "attention_forward", module.attention_forward)
+    coordinates = stream([[(229, (0, 0, 0), False)]], 256, gap=1)
+    with pytest.raises(AssertionError, match=r"errs by|finite"):
+        check(coordinates, [Causal()], inputs((1, 256), 2, 1, 16, torch.float32))
 
 
 def test_strided_inputs_are_read_where_they_lie() -> None:
