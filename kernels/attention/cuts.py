@@ -83,6 +83,9 @@ class _Block:
 def cut(mask: Tensor, silent: Tensor) -> list[Cut] | None:
     """Cuts that together hold every pair of a mask once, or None if cutting does not pay.
 
+    Every query sees a key of each of its cuts: torch's flash attention gives one that sees none the
+    log-sum 0 instead of minus infinity.
+
     Args:
         mask: Who sees whom in each document, bool (documents, length, length).
         silent: Queries whose result is not used, bool (documents, length): they may see anything.
@@ -94,6 +97,8 @@ def cut(mask: Tensor, silent: Tensor) -> list[Cut] | None:
     cuts: list[Cut] = []
     while (found := _widest(blocks)) is not None:
         run, done, shared = found
+        if _has_idle_query(run, shared, mask, silent):
+            shared -= 1
         cuts.append(Cut(run[0].start, run[-1].stop, slice(done, shared), merged=done > 0))
         for block in run:
             block.done = shared
@@ -124,9 +129,19 @@ def _widest(blocks: list[_Block]) -> tuple[list[_Block], int, int] | None:
                 break
             shared = min(shared, blocks[last].shared)
             pairs = (shared - block.done) * (blocks[last].stop - block.start)
-            if pairs > most:
+            if pairs > most and shared - block.done > 1:
                 best, most = (blocks[first : last + 1], block.done, shared), pairs
     return best
+
+
+def _has_idle_query(run: list[_Block], shared: int, mask: Tensor, silent: Tensor) -> bool:
+    """Whether a block keeps keys from `shared` on, but one of its queries sees none of them."""
+    for block in run:
+        rows = slice(block.start, block.stop)
+        sees = mask[:, rows, shared:].any(dim=-1)
+        if sees.any() and not (sees | silent[:, rows]).all():
+            return True
+    return False
 
 
 def _runs(blocks: list[_Block]) -> list[list[_Block]]:

@@ -32,6 +32,8 @@ def visits(mask: Tensor, silent: Tensor) -> Tensor | None:
             continue
         assert one.mask is not None
         size = (one.q_stop - one.q_start) // one.groups
+        sees = one.mask.any(dim=-1).flatten(1)
+        assert bool((sees | silent[:, one.q_start : one.q_stop]).all())
         for number, keys in enumerate(one.keys):
             start = one.q_start + number * size
             own = one.mask[:, number].long()
@@ -54,8 +56,9 @@ def test_every_pair_is_visited_once(length: int, words: int, reach: int, seed: i
     causal = index[None] <= index[:, None]
     near = causal & ((index[None] > index[:, None] - reach) | (index[None] < words))
     holes = torch.rand(2, length, length, generator=rng) < 0.02
-    mask = near & ~(holes & (torch.rand(1, generator=rng) < 0.5)) | torch.eye(length).bool()
-    silent = torch.zeros(2, length, dtype=torch.bool)
+    own = torch.eye(length).bool() & (torch.rand(length, 1, generator=rng) < 0.98)
+    mask = near & ~(holes & (torch.rand(1, generator=rng) < 0.5)) & ~own
+    silent = ~mask.any(dim=-1)
     silent[1, length - int(torch.randint(0, 70, (1,), generator=rng)) :] = True
     mask[silent] = False
     mask[..., 0] |= silent
