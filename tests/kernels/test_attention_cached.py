@@ -153,7 +153,7 @@ def test_a_mask_is_made_where_no_kernel_runs(random_slots) -> None:
     queries, keys = random_slots(1, 2, 9, 0)
     plan = MaskPlan(None)
     assert plan_cached(queries, keys, [Row()], lambda by_kind: plan) is plan
-    with pytest.raises(BackendUnavailableError, match="TRITON_INTERPRET=1"), using("triton"):
+    with pytest.raises(BackendUnavailableError, match="cannot run on Triton"), using("triton"):
         plan_cached(queries, keys, [Row()], lambda by_kind: plan)
 
 
