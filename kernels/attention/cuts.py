@@ -5,7 +5,7 @@ and that every query of some blocks sees become one call without a mask; what is
 some keys under a mask, goes into a few calls of many blocks of equal size.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -65,6 +65,7 @@ class _Block:
         seen: Keys that a query of a document sees, bool (length,).
         shared: How many keys, from the first on, every query of every document sees.
         done: How many of them are in a cut.
+        left: Keys that are in no cut, int64 (keys,); known once all cuts without a mask are.
     """
 
     start: int
@@ -72,12 +73,7 @@ class _Block:
     seen: Tensor
     shared: int
     done: int = 0
-
-    @property
-    def left(self) -> Tensor:
-        """Keys that are in no cut yet, int64 (keys,)."""
-        keys = self.seen.nonzero().flatten()
-        return keys[keys >= self.done]
+    left: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.int64))
 
 
 def cut(mask: Tensor, silent: Tensor) -> list[Cut] | None:
@@ -102,6 +98,9 @@ def cut(mask: Tensor, silent: Tensor) -> list[Cut] | None:
         cuts.append(Cut(run[0].start, run[-1].stop, slice(done, shared), merged=done > 0))
         for block in run:
             block.done = shared
+    for block in blocks:
+        keys = block.seen.nonzero().flatten()
+        block.left = keys[keys >= block.done]
     for run in _runs(blocks):
         cuts.append(_masked(run, mask))
     return cuts if sum(one.pairs for one in cuts) <= SPARSE_SHARE * length**2 else None
@@ -148,24 +147,23 @@ def _runs(blocks: list[_Block]) -> list[list[_Block]]:
     """Blocks with keys left, in runs of equal size, alike enough for one call."""
     runs: list[list[_Block]] = []
     for block in blocks:
-        count = len(block.left)
-        if not count:
+        if not len(block.left):
             continue
-        if runs and _fits(runs[-1], block, count):
+        if runs and _fits(runs[-1], block):
             runs[-1].append(block)
         else:
             runs.append([block])
     return runs
 
 
-def _fits(run: list[_Block], block: _Block, count: int) -> bool:
+def _fits(run: list[_Block], block: _Block) -> bool:
     last = run[-1]
     alike = (
         last.stop == block.start
         and last.stop - last.start == block.stop - block.start
         and (last.done > 0) == (block.done > 0)
     )
-    counts = [*(len(one.left) for one in run), count]
+    counts = [len(one.left) for one in (*run, block)]
     return alike and len(counts) * max(counts) <= MOST_PADDING * sum(counts)
 
 
