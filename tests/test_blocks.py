@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from unimodal.blocks import Block, BlockConfig, attention_plan
+from unimodal.blocks import Block, BlockConfig, attention_plan, dropout
 from unimodal.errors import ConfigError
 from unimodal.kernels.qk_prologue import rope_tables
 from unimodal.patterns import Causal
@@ -160,6 +160,29 @@ def test_dropout_follows_torchs_seed_and_rests_in_evaluation() -> None:
     assert torch.equal(run(), second)
     block.eval()
     assert torch.equal(run(), run())
+
+
+@pytest.mark.parametrize("rate", [0.1, 0.5])
+def test_dropout_drops_independently_at_its_rate(rate: float) -> None:
+    torch.manual_seed(0)
+    x = torch.full((2000, 500), 3.0, requires_grad=True)
+    result = dropout(x, rate)
+    kept = result > 0
+    assert torch.allclose(result[kept], torch.tensor(3 / (1 - rate)), rtol=1e-6)
+    result.sum().backward()
+    assert x.grad is not None and torch.equal(x.grad > 0, kept)
+    deviations = kept.double() - (1 - rate)
+    variance = rate * (1 - rate)
+    # Four standard errors, of the share of all, of rows and columns, and of products of neighbours.
+    assert deviations.mean().abs() < 4 * (variance / kept.numel()) ** 0.5
+    for axis, n in ((0, 2000), (1, 500)):
+        spread = deviations.mean(axis).square().mean() * n / variance
+        assert abs(spread - 1) < 4 * (2 * n / kept.numel()) ** 0.5
+    for offset in (1, 2, 4, 64, 500):
+        flat = deviations.flatten()
+        assert (flat[offset:] * flat[:-offset]).mean().abs() < 4 * variance / kept.numel() ** 0.5
+    again = (dropout(x, rate) > 0).double() - (1 - rate)
+    assert (again * deviations).mean().abs() < 4 * variance / kept.numel() ** 0.5
 
 
 def test_without_qk_norm_there_are_no_weights_for_it() -> None:
