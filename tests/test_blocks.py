@@ -170,7 +170,8 @@ def test_dropout_drops_independently_at_its_rate(rate: float) -> None:
     kept = result > 0
     assert torch.allclose(result[kept], torch.tensor(3 / (1 - rate)), rtol=1e-6)
     result.sum().backward()
-    assert x.grad is not None and torch.equal(x.grad > 0, kept)
+    assert x.grad is not None
+    assert torch.equal(x.grad > 0, kept)
     deviations = kept.double() - (1 - rate)
     variance = rate * (1 - rate)
     # Four standard errors, of the share of all, of rows and columns, and of products of neighbours.

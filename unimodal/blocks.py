@@ -152,13 +152,14 @@ class SelfAttention(nn.Module):
         self.k_norm = RMSNorm(config.head_dim, config.norm_eps) if config.qk_norm else None
 
     def project(
-        self, x: Float[Tensor, "B T D"], rope: Rope
+        self, x: Float[Tensor, "B T D"], rope: Rope, order: Tensor | None = None
     ) -> tuple[Float[Tensor, "B T N H"], Float[Tensor, "B T K H"], Float[Tensor, "B T K H"]]:
         """Queries, keys (both normalised and rotated) and values.
 
         Args:
             x: Normalised input.
             rope: Tables of its positions.
+            order: Of the plan, if the tokens shall come as attention visits them.
         """
         config = self.config
         groups = config.num_kv_heads
@@ -166,8 +167,7 @@ class SelfAttention(nn.Module):
         q, k, v = qkv.split((config.num_heads, groups, groups), dim=2)
         q_weight = None if self.q_norm is None else self.q_norm.weight
         k_weight = None if self.k_norm is None else self.k_norm.weight
-        q, k = qk_prologue(q, k, q_weight, k_weight, *rope, config.norm_eps)
-        return q, k, v
+        return qk_prologue(q, k, v, q_weight, k_weight, *rope, config.norm_eps, order=order)
 
     def join(self, attended: Float[Tensor, "B T N H"]) -> Float[Tensor, "B T D"]:
         """The update of the residual stream from what the heads found."""
@@ -239,18 +239,18 @@ class Block(nn.Module):
         enter, leave = self._enter, self._leave
         if self._compiled is not None and self.training:
             enter, leave = self._compiled
-        q, k, v = enter(x, rope)
-        return leave(x, attention(q, k, v, plan))
+        q, k, v = enter(x, rope, plan.order)
+        return leave(x, attention(q, k, v, plan, ordered=True))
 
     def prefill(
         self, x: Float[Tensor, "B T D"], rope: Rope, plan: AttentionPlan
     ) -> tuple[Tensor, Tensor, Tensor]:
         """As `forward`, with the layer's rotated keys and values (B, T, K, H), for a cache."""
-        q, k, v = self._enter(x, rope)
+        q, k, v = self._enter(x, rope, None)
         return self._leave(x, attention(q, k, v, plan)), k, v
 
-    def _enter(self, x: Tensor, rope: Rope) -> tuple[Tensor, Tensor, Tensor]:
-        return self.attention.project(self.attention_norm(x), rope)
+    def _enter(self, x: Tensor, rope: Rope, order: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        return self.attention.project(self.attention_norm(x), rope, order)
 
     def _leave(self, x: Tensor, attended: Tensor) -> Tensor:
         update = self._drop(self.attention.join(attended))

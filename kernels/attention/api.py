@@ -1,7 +1,9 @@
 """Attention over packed documents with a pattern: checks, dispatch by device, and the operator.
 
-`attention` is for training and prefill, with a plan made once per batch. The operators are
-registered with torch (`torch.ops.unimodal.attention`), so `torch.compile` passes through them.
+`attention` is for training and prefill, with a plan made once per batch. Where a plan visits tokens
+in another order, the operators work in it throughout, and the result is scattered back once; the
+prologue can have put queries, keys and values into it. The operators are registered with torch
+(`torch.ops.unimodal.attention`), so `torch.compile` passes through them.
 
 Not here: decoding against a cache (`cached`), who sees whom (a function handed to
 `plan_attention`), normalisation and rotation of queries and keys (`unimodal.kernels.qk_prologue`).
@@ -42,6 +44,8 @@ def attention(
     v: Tensor,
     plan: AttentionPlan,
     scale: float | None = None,
+    *,
+    ordered: bool = False,
 ) -> Tensor:
     """Attention of packed documents: softmax(scale * q k^T over visible keys) v.
 
@@ -54,6 +58,8 @@ def attention(
         v: Values [B, T, K, H].
         plan: From `plan_attention` for this batch and this layer's patterns.
         scale: Factor of the scores, H ** -0.5 by default.
+        ordered: Whether `q`, `k` and `v` come in `plan.order` already, as from the prologue
+            (`unimodal.kernels.qk_prologue`). The result is in stream order all the same.
 
     Returns:
         [B, T, N, H].
@@ -64,7 +70,7 @@ def attention(
     References:
         Dao et al. 2022, FlashAttention. Differs: masks come from a pattern algebra.
     """
-    return attention_with_lse(q, k, v, plan, scale)[0]
+    return attention_with_lse(q, k, v, plan, scale, ordered=ordered)[0]
 
 
 def attention_with_lse(
@@ -73,6 +79,8 @@ def attention_with_lse(
     v: Tensor,
     plan: AttentionPlan,
     scale: float | None = None,
+    *,
+    ordered: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """`attention`, and the log of the sum of exponentials of its scores.
 
@@ -97,8 +105,19 @@ def attention_with_lse(
             f"`q`, `k`, `v` and `plan` must be on one device, but are on {q.device}, {k.device}, "
             f"{v.device} and {tensors[0].device}."
         )
+    order = plan.order
+    if order is not None and not ordered:
+        q, k, v = (x.flatten(0, 1).index_select(0, order).view(x.shape) for x in (q, k, v))
     out, lse = _Attention.apply(q, k, v, factor, *tensors)
+    if order is not None:
+        out, lse = _scattered(out, order), _scattered(lse, order)
     return out, lse
+
+
+def _scattered(x: Tensor, order: Tensor) -> Tensor:
+    """A result in stream order; the gradient is gathered."""
+    flat = x.flatten(0, 1)
+    return torch.empty_like(flat).index_copy(0, order, flat).view(x.shape)
 
 
 class _Attention(torch.autograd.Function):

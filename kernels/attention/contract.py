@@ -23,6 +23,14 @@ class AttentionPlan(ABC):
     shape: tuple[int, int]
     """(B, T)."""
 
+    @property
+    def order(self) -> Tensor | None:
+        """Flat position (row * T + column) that each visited place holds, if not stream order.
+
+        int64 [B * T]. Column patterns are visited column by column.
+        """
+        return None
+
     @abstractmethod
     def tensors(self) -> list[Tensor]:
         """What the operators take."""

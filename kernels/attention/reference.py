@@ -66,9 +66,9 @@ def attend_dense_backward(
 
 
 def dense_mask(plan: list[Tensor], batch: int, length: int) -> Tensor:
-    """The mask bool [B, T, T] that a plan stands for: what `visible` said when it was made."""
+    """The mask bool [B, T, T] that a plan stands for, in its order: what `visible` said."""
     if len(plan) == tokens.TOKEN_TENSORS:
-        return tokens.dense_mask(plan, batch, length)
+        return tokens.dense_mask(plan)
     gather, silent, _, place_out, mask, columns, tasks = plan
     result = torch.zeros(batch * length, length, dtype=torch.bool, device=gather.device)
     for task in read_tasks(tasks):

@@ -33,7 +33,7 @@ SLOT_FIELDS = 8
 """Integers of a slot of a cache: index, document (-1 where it is empty), segment, kind, full (0 or
 1), and the cell t, h, w (negative on control positions)."""
 
-TOKEN_TENSORS = 4
+TOKEN_TENSORS = 3
 """Tensors of a `TokenPlan`, which tell it from other plans."""
 
 IS_FULL = 256
@@ -42,31 +42,35 @@ IS_FULL = 256
 
 @dataclass(frozen=True)
 class TokenPlan(AttentionPlan):
-    """The plan of a batch of B x T positions for kernels. Four tensors.
+    """The plan of a batch of B x T positions for kernels.
 
     Attributes:
         tokens: `FIELDS` integers of each position, in the order in which kernels visit them. int32
             [FIELDS, B, T].
         parameters: Three integers of each condition, after its opcode. int32 [conditions, 4].
-        order: Flat position (row * T + column) that each visited place holds, empty if in stream
-            order. Column patterns are visited column by column. int64 [B * T] or [0].
+        visits: `order`, empty if it is stream order. int64 [B * T] or [0].
         codes: Compile-time codes of the conditions, on the CPU. int64 [conditions].
         shape: (B, T).
     """
 
     tokens: Tensor
     parameters: Tensor
-    order: Tensor
+    visits: Tensor
     codes: Tensor
     shape: tuple[int, int]
 
+    @property
+    def order(self) -> Tensor | None:
+        """Flat position that each visited place holds, if not stream order."""
+        return self.visits if len(self.visits) else None
+
     def tensors(self) -> list[Tensor]:
-        """What the operators take."""
-        return [self.tokens, self.parameters, self.order, self.codes]
+        """What the operators take; they work in the order of the plan."""
+        return [self.tokens, self.parameters, self.codes]
 
     def to(self, device: torch.device | str) -> "TokenPlan":
         """The plan with its tensors on `device`; the codes stay on the CPU."""
-        names = ("tokens", "parameters", "order")
+        names = ("tokens", "parameters", "visits")
         return replace(self, **{name: getattr(self, name).to(device) for name in names})
 
 
@@ -87,7 +91,7 @@ def plan_tokens(coordinates: "Coordinates", programs: Programs) -> TokenPlan:
     return TokenPlan(
         tokens=tokens,
         parameters=torch.tensor(rows, dtype=torch.int32, device=device).reshape(-1, 4),
-        order=order,
+        visits=order,
         codes=torch.tensor(programs.codes, dtype=torch.int64),
         shape=(tokens.shape[1], tokens.shape[2]),
     )
@@ -144,18 +148,11 @@ def _column_order(tokens: Tensor, programs: Programs) -> Tensor:
     return order[run[order].argsort(stable=True)]
 
 
-def dense_mask(plan: Sequence[Tensor], batch: int, length: int) -> Tensor:
-    """The mask bool [B, T, T], in stream order, that a plan's four tensors stand for."""
-    tokens, parameters, order, codes = plan
+def dense_mask(plan: Sequence[Tensor]) -> Tensor:
+    """The mask bool [B, T, T], in the order of visits, that a plan's tensors stand for."""
+    tokens, parameters, codes = plan
     q, k = tokens[:, :, :, None].unbind(0), tokens[:, :, None, :].unbind(0)
-    mask = visible_tokens(q, k, parameters, codes)
-    if len(order):
-        place = torch.empty_like(order)
-        place[order] = torch.arange(len(order), device=order.device)
-        place = place.view(batch, length) % length
-        rows = torch.arange(batch, device=order.device)[:, None, None]
-        mask = mask[rows, place[:, :, None], place[:, None, :]]
-    return mask
+    return visible_tokens(q, k, parameters, codes)
 
 
 def visible_tokens(

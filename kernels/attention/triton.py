@@ -1,8 +1,7 @@
 """Attention as Triton kernels: launches of the forward and the backward with their tile sizes.
 
-Private: `api` checks inputs and comes here with the four tensors of a `TokenPlan`. Where the plan
-orders cells by column, queries, keys and values are gathered into that order first and results are
-scattered back; the kernels see no permutation. Not here: the kernels themselves
+Private: `api` checks inputs and comes here with the tensors of a `TokenPlan`, and with queries,
+keys and values in its order; the kernels see no permutation. Not here: the kernels themselves
 (`triton_forward`, `triton_backward`, `triton_decode`) and which tiles they visit
 (`triton_schedule`).
 """
@@ -38,8 +37,7 @@ def forward(
     q: Tensor, k: Tensor, v: Tensor, plan: list[Tensor], scale: float
 ) -> tuple[Tensor, Tensor]:
     """See `reference.forward`."""
-    order = plan[2]
-    q, k, v = (_rows(x, order) for x in (q, k, v))
+    q, k, v = (_rows(x) for x in (q, k, v))
     out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
     lse = torch.empty(q.shape[:3], dtype=torch.float32, device=q.device)
     if q.numel():
@@ -49,7 +47,7 @@ def forward(
             triton.set_allocator(_scratch)
         runs = schedule_of(plan, config["BLOCK_M"], config["BLOCK_N"], by_key=False)
         launch(_forward_case(q, k, v, out, lse, plan, runs, scale, config))
-    return _back(out, order), _back(lse, order)
+    return out, lse
 
 
 def backward(
@@ -63,8 +61,7 @@ def backward(
     scale: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """See `reference.backward`."""
-    order = plan[2]
-    grad, q, k, v, out, lse = (_rows(x, order) for x in (grad, q, k, v, out, lse))
+    grad, q, k, v = (_rows(x) for x in (grad, q, k, v))
     grads = [torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in (q, k, v)]
     if q.numel():
         lse = lse.contiguous()
@@ -75,8 +72,7 @@ def backward(
             runs = schedule_of(plan, config["BLOCK_M"], config["BLOCK_N"], by_key=part == "kv")
             inputs = (grad, q, k, v, lse, delta)
             launch(_backward_case(part, inputs, grads, plan, runs, scale, config))
-    grad_q, grad_k, grad_v = (_back(x, order) for x in grads)
-    return grad_q, grad_k, grad_v
+    return grads[0], grads[1], grads[2]
 
 
 def gate_cases(head_dim: int, dtype: torch.dtype) -> list[GateCase]:
@@ -90,7 +86,7 @@ def gate_cases(head_dim: int, dtype: torch.dtype) -> list[GateCase]:
     cases = [_delta_case(q, q, lse, lse, tokens)]
     for codes in (column[:0], column):
         parameters = torch.zeros(len(codes), 4, dtype=torch.int32)
-        plan = [tokens, parameters, torch.zeros(0, dtype=torch.int64), codes]
+        plan = [tokens, parameters, codes]
         config = _config("forward", q, plan)
         cases.append(_forward_case(q, k, k, q, lse, plan, runs, 1.0, config))
         for part in ("q", "kv"):
@@ -180,22 +176,9 @@ def _case(
     )
 
 
-def _rows(x: Tensor, order: Tensor) -> Tensor:
-    """The tensor in the plan's order, its last axis contiguous and its tokens not too far apart."""
-    if len(order):
-        return x.flatten(0, 1).index_select(0, order).view(x.shape)
-    if x.stride(-1) != 1 or x.stride(1) > MAX_STRIDE:
-        return x.contiguous()
-    return x
-
-
-def _back(x: Tensor, order: Tensor) -> Tensor:
-    """A result in stream order."""
-    if not len(order):
-        return x
-    result = torch.empty(x.shape, dtype=x.dtype, device=x.device)
-    result.flatten(0, 1).index_copy_(0, order, x.flatten(0, 1))
-    return result
+def _rows(x: Tensor) -> Tensor:
+    """The tensor with its last axis contiguous and its tokens not too far apart."""
+    return x.contiguous() if x.stride(-1) != 1 or x.stride(1) > MAX_STRIDE else x
 
 
 def _takes_tma(x: Tensor) -> bool:
@@ -216,7 +199,7 @@ def _sizes(q: Tensor, k: Tensor, blocks: int) -> tuple[int, ...]:
 
 
 def _constants(q: Tensor, plan: list[Tensor]) -> dict[str, Any]:
-    size, codes = q.shape[3], plan[3].tolist()
+    size, codes = q.shape[3], plan[2].tolist()
     return {
         "H": size,
         "BLOCK_H": _block_of(size),
@@ -233,7 +216,7 @@ def _block_of(size: int) -> int:
 
 
 def _config(kernel: str, q: Tensor, plan: list[Tensor]) -> dict[str, int]:
-    opcodes = {code & 7 for code in plan[3].tolist()}
+    opcodes = {code & 7 for code in plan[2].tolist()}
     # Boxes, rows and columns leave out most tiles if these are small.
     sort = "sparse" if opcodes - {BEFORE} else "dense"
     return tables.lookup(f"attention.{kernel}_{sort}", q.shape[3], q.dtype)

@@ -46,7 +46,7 @@ def schedule_of(plan: list[Tensor], block_q: int, block_k: int, by_key: bool) ->
     Returns:
         int32 [B, blocks, RUN_FIELDS].
     """
-    tokens, parameters, _, codes = plan
+    tokens, parameters, codes = plan
     made = _schedules.setdefault(tokens, {})
     key = (block_q, block_k, by_key)
     if key not in made:
@@ -68,7 +68,7 @@ def count_tiles(runs: Tensor) -> tuple[int, int]:
 
 def schedule_cases(plan: list[Tensor]) -> list[GateCase]:
     """The kernels of this file, as they are launched for a plan."""
-    tokens, parameters, _, codes = plan
+    tokens, parameters, codes = plan
     summary = torch.zeros(1, 1, SUMMARY_FIELDS, dtype=torch.int32)
     runs = torch.zeros(1, 1, RUN_FIELDS, dtype=torch.int32)
     cases = [_schedule_case(summary, summary, parameters, runs, codes, by_key=True)]

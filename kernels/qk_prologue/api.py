@@ -1,13 +1,15 @@
-"""The prologue of attention: per-head RMS norm (QK-norm) and rotary position embedding (RoPE).
+"""The prologue of attention: RMS norm of heads (QK-norm), rotary positions (RoPE), a permutation.
 
     cos, sin = rope_tables(position, head_dim)                # once a batch; position [B, T, 3]
-    q, k = qk_prologue(q, k, q_weight, k_weight, cos, sin)    # q [B, T, N, H], k [B, T, K, H]
+    q, k, v = qk_prologue(q, k, v, q_weight, k_weight, cos, sin)  # q [B, T, N, H], k [B, T, K, H]
+    q, k, v = qk_prologue(..., order=plan.order)              # as attention of `plan` visits them
 
 Not here: the projections, and attention itself. Compilers of CPU code get the plain formula, which
 they fuse with what stands round it. Tested against float64 and against transformers' Qwen3.
 """
 
 import importlib
+from dataclasses import fields
 from typing import Any
 
 import torch
@@ -24,13 +26,13 @@ MAX_HEAD_DIM = 1024
 dispatch.register("qk_prologue", ("reference", "cpu", "triton"))
 _library = torch.library.Library("unimodal", "FRAGMENT")
 _library.define(
-    "qk_prologue(Tensor q, Tensor k, Tensor? q_weight, Tensor? k_weight, Tensor cos, Tensor sin, "
-    "float eps, str impl) -> (Tensor, Tensor)"
+    "qk_prologue(Tensor q, Tensor k, Tensor? v, Tensor? q_weight, Tensor? k_weight, Tensor cos, "
+    "Tensor sin, Tensor? order, float eps, str impl) -> (Tensor, Tensor, Tensor)"
 )
 _library.define(
-    "qk_prologue_backward(Tensor q, Tensor k, Tensor? q_weight, Tensor? k_weight, Tensor cos, "
-    "Tensor sin, float eps, Tensor grad_q, Tensor grad_k, str impl)"
-    " -> (Tensor, Tensor, Tensor, Tensor)"
+    "qk_prologue_backward(Tensor q, Tensor k, Tensor? v, Tensor? q_weight, Tensor? k_weight, "
+    "Tensor cos, Tensor sin, Tensor? order, float eps, Tensor grad_q, Tensor grad_k, "
+    "Tensor grad_v, str impl) -> (Tensor, Tensor, Tensor, Tensor, Tensor)"
 )
 
 
@@ -83,15 +85,17 @@ def rope_tables(
 def qk_prologue(
     q: Tensor,
     k: Tensor,
+    v: Tensor,
     q_weight: Tensor | None,
     k_weight: Tensor | None,
     cos: Tensor,
     sin: Tensor,
     eps: float = 1e-6,
     *,
+    order: Tensor | None = None,
     impl: str | None = None,
-) -> tuple[Tensor, Tensor]:
-    """Normalise each head of q and k and rotate them: x / rms(x) * weight, then RoPE.
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Normalise the heads of q and k, rotate them (x / rms(x) * weight, then RoPE), reorder all.
 
     RoPE turns (x[i], x[i + H / 2]) by the angle of frequency i, as Qwen3 does. The arithmetic is in
     float32 (float64 for float64), the result in the dtype of the input.
@@ -99,13 +103,16 @@ def qk_prologue(
     Args:
         q: [B, T, N, H]; may be a view of a fused projection.
         k: [B, T, K, H].
+        v: [B, T, K, H]; takes part in the permutation only.
         q_weight, k_weight: [H], both or None for no norm.
         cos, sin: From `rope_tables`, [B, T, H / 2]; [B, T, H] as transformers has them is accepted.
         eps: Added to the mean square.
+        order: int64 [B * T], a permutation (not checked): flat place p of the results holds token
+            order[p], for layers that visit tokens in another order. None: as they come.
         impl: As `dispatch.choose` takes it.
 
     Returns:
-        The new q and k, contiguous, in the shapes of the old ones.
+        The new q and k, contiguous, in the shapes of the old ones, and v: itself without an order.
 
     Raises:
         ShapeError: if shapes do not fit.
@@ -114,7 +121,9 @@ def qk_prologue(
     size = q.shape[-1]
     if cos.shape[-1] == size:
         cos, sin = cos[..., : size // 2], sin[..., : size // 2]
-    _check(Inputs(q, k, q_weight, k_weight, cos, sin, eps))
+    moved = v if order is not None else None
+    given = Inputs(q, k, moved, q_weight, k_weight, cos, sin, order, eps)
+    _check(given)
     refusal = None
     if q.dtype == torch.float64:
         refusal = "its kernels compute in float32, and the input is float64"
@@ -122,12 +131,15 @@ def qk_prologue(
         refusal = f"heads of more than {MAX_HEAD_DIM:,} elements do not fit a program"
     chosen = dispatch.choose("qk_prologue", q, k, cos, sin, impl=impl, unsupported=refusal)
     if chosen == "reference" or (chosen == "cpu" and torch.compiler.is_compiling()):
+        out_q = reference.normalise_and_rotate(q, q_weight, cos, sin, eps)
+        out_k = reference.normalise_and_rotate(k, k_weight, cos, sin, eps)
         return (
-            reference.normalise_and_rotate(q, q_weight, cos, sin, eps),
-            reference.normalise_and_rotate(k, k_weight, cos, sin, eps),
+            reference.placed(out_q, order),
+            reference.placed(out_k, order),
+            reference.placed(v, order),
         )
-    q, k = _NormaliseAndRotate.apply(q, k, q_weight, k_weight, cos, sin, eps, chosen)
-    return q, k
+    results = _Prologue.apply(*(getattr(given, field.name) for field in fields(given)), chosen)
+    return results[0], results[1], v if order is None else results[2]
 
 
 def _check(x: Inputs) -> None:
@@ -143,6 +155,8 @@ def _check(x: Inputs) -> None:
             f"`cos` and `sin` must have shape {expected}, but have {tuple(x.cos.shape)} and "
             f"{tuple(x.sin.shape)}."
         )
+    if x.order is not None:
+        _check_order(x)
     weights = [weight for weight in (x.q_weight, x.k_weight) if weight is not None]
     if len(weights) == 1 or any(weight.shape != (size,) for weight in weights):
         raise ShapeError(
@@ -151,62 +165,85 @@ def _check(x: Inputs) -> None:
         )
 
 
-class _NormaliseAndRotate(torch.autograd.Function):
-    """`reference.normalise_and_rotate` of q and k with its gradient written out.
+def _check_order(x: Inputs) -> None:
+    assert x.order is not None
+    assert x.v is not None
+    tokens = x.q.shape[0] * x.q.shape[1]
+    if x.order.shape != (tokens,) or x.order.dtype != torch.int64:
+        raise ShapeError(
+            f"`order` must be int64 of shape ({tokens},), but is {x.order.dtype} of shape "
+            f"{tuple(x.order.shape)}."
+        )
+    if x.v.shape != x.k.shape:
+        raise ShapeError(
+            f"`v` must have the shape of `k` {tuple(x.k.shape)}, but has {tuple(x.v.shape)}."
+        )
 
-    It takes the fields of `Inputs` and the implementation.
-    """
+
+class _Prologue(torch.autograd.Function):
+    """The prologue with its gradient written out. It takes the fields of `Inputs`, and `impl`."""
 
     @staticmethod
-    def forward(ctx: Any, *arguments: Any) -> tuple[Tensor, Tensor]:
+    def forward(ctx: Any, *arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
         *tensors, eps, impl = arguments
         ctx.save_for_backward(*tensors)
         ctx.options = eps, impl
         # The CPU path never meets a compiler, so it saves itself the operator.
         step = _forward if impl == "cpu" else torch.ops.unimodal.qk_prologue.default
-        out_q, out_k = step(*arguments)
-        return out_q, out_k
+        out_q, out_k, out_v = step(*arguments)
+        return out_q, out_k, out_v
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         eps, impl = ctx.options
         step = _backward if impl == "cpu" else torch.ops.unimodal.qk_prologue_backward.default
-        grad_q, grad_k, *weights = step(*ctx.saved_tensors, eps, grads[0], grads[1], impl)
-        if ctx.saved_tensors[2] is None:
-            return grad_q, grad_k, *(None for _ in range(6))
-        return grad_q, grad_k, *weights, *(None for _ in range(4))
+        results = step(*ctx.saved_tensors, eps, *grads, impl)
+        _, _, v, weight, *_ = ctx.saved_tensors
+        grad_q, grad_k, grad_v, *weights = results
+        return (
+            grad_q,
+            grad_k,
+            None if v is None else grad_v,
+            *((None, None) if weight is None else weights),
+            *(None for _ in range(5)),
+        )
 
 
 def _module(impl: str) -> Any:
     return cpu if impl == "cpu" else importlib.import_module("unimodal.kernels.qk_prologue.triton")
 
 
-def _forward(*arguments: Any) -> tuple[Tensor, Tensor]:
+def _forward(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
     *inputs, impl = arguments
-    out_q, out_k = _module(impl).forward(Inputs(*inputs))
-    return out_q, out_k
+    out_q, out_k, out_v = _module(impl).forward(Inputs(*inputs))
+    return out_q, out_k, out_v
 
 
-def _backward(*arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    *inputs, grad_q, grad_k, impl = arguments
-    results = _module(impl).backward(Inputs(*inputs), grad_q, grad_k)
-    out_q, out_k, out_q_weight, out_k_weight = results
-    return out_q, out_k, out_q_weight, out_k_weight
+def _backward(*arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    *inputs, grad_q, grad_k, grad_v, impl = arguments
+    results = _module(impl).backward(Inputs(*inputs), grad_q, grad_k, grad_v)
+    out_q, out_k, out_v, out_q_weight, out_k_weight = results
+    return out_q, out_k, out_v, out_q_weight, out_k_weight
 
 
-def _fake_forward(q: Tensor, k: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
-    return q.new_empty(q.shape), k.new_empty(k.shape)
+def _fake_forward(q: Tensor, k: Tensor, v: Tensor | None, *_: Any) -> tuple[Tensor, Tensor, Tensor]:
+    return tuple(_empty_like(x, q) for x in (q, k, v))  # type: ignore[return-value]
 
 
 def _fake_backward(
-    q: Tensor, k: Tensor, q_weight: Tensor | None, k_weight: Tensor | None, *_: Any
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    return (
-        q.new_empty(q.shape),
-        k.new_empty(k.shape),
-        q.new_empty(0) if q_weight is None else q_weight.new_empty(q_weight.shape),
-        k.new_empty(0) if k_weight is None else k_weight.new_empty(k_weight.shape),
-    )
+    q: Tensor,
+    k: Tensor,
+    v: Tensor | None,
+    q_weight: Tensor | None,
+    k_weight: Tensor | None,
+    *_: Any,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    return tuple(_empty_like(x, q) for x in (q, k, v, q_weight, k_weight))  # type: ignore[return-value]
+
+
+def _empty_like(x: Tensor | None, other: Tensor) -> Tensor:
+    """A contiguous result in the shape of x; without x an empty one."""
+    return other.new_empty(0) if x is None else x.new_empty(x.shape)
 
 
 _library.impl("qk_prologue", _forward, "CompositeExplicitAutograd")

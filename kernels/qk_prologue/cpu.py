@@ -7,24 +7,31 @@ import torch
 from torch import Tensor
 
 from unimodal.kernels.qk_prologue.inputs import Inputs
+from unimodal.kernels.qk_prologue.reference import placed
 
 CHUNK_ELEMENTS = 1 << 16
 """Elements worked on at once: a quarter of a mebibyte of float32."""
 
 
-def forward(x: Inputs) -> tuple[Tensor, Tensor]:
-    """The new q and k."""
-    return (
-        _one(x.q, x.q_weight, x.cos, x.sin, x.eps),
-        _one(x.k, x.k_weight, x.cos, x.sin, x.eps),
-    )
+def forward(x: Inputs) -> tuple[Tensor, Tensor, Tensor]:
+    """The new q, k and v (empty without an order)."""
+    out_q = _one(x.q, x.q_weight, x.cos, x.sin, x.eps)
+    out_k = _one(x.k, x.k_weight, x.cos, x.sin, x.eps)
+    out_v = x.q.new_empty(0) if x.v is None else placed(x.v, x.order)
+    return placed(out_q, x.order), placed(out_k, x.order), out_v
 
 
-def backward(x: Inputs, grad_q: Tensor, grad_k: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of q, k and the weights (empty without weights)."""
+def backward(
+    x: Inputs, grad_q: Tensor, grad_k: Tensor, grad_v: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of q, k, v (empty without an order) and of the weights (empty without any)."""
+    if x.order is not None:
+        place = torch.empty_like(x.order)
+        place[x.order] = torch.arange(len(place), device=place.device)
+        grad_q, grad_k, grad_v = (placed(grad, place) for grad in (grad_q, grad_k, grad_v))
     out_q, out_q_weight = _one_backward(x.q, x.q_weight, x.cos, x.sin, grad_q, x.eps)
     out_k, out_k_weight = _one_backward(x.k, x.k_weight, x.cos, x.sin, grad_k, x.eps)
-    return out_q, out_k, out_q_weight, out_k_weight
+    return out_q, out_k, grad_v, out_q_weight, out_k_weight
 
 
 def _one(x: Tensor, weight: Tensor | None, cos: Tensor, sin: Tensor, eps: float) -> Tensor:

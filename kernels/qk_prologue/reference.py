@@ -26,3 +26,8 @@ def normalise_and_rotate(
     cos, sin = cos[..., None, :], sin[..., None, :]
     rotated = torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
     return rotated.to(x.dtype)
+
+
+def placed(x: Tensor, order: Tensor | None) -> Tensor:
+    """x [B, T, ...] with flat place p holding its flat token order[p]."""
+    return x if order is None else x.flatten(0, 1).index_select(0, order).view(x.shape)

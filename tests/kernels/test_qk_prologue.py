@@ -43,7 +43,7 @@ def directions(x: Tensor) -> Tensor:
 def ours(arguments: list[Tensor], tables: tuple[Tensor, Tensor], norm: bool = True) -> list[Tensor]:
     q, k, q_weight, k_weight = arguments
     weights = (q_weight, k_weight) if norm else (None, None)
-    results = qk_prologue(q, k, *weights, *tables)
+    results = qk_prologue(q, k, k, *weights, *tables)[:2]
     loss = sum((r * directions(r)).sum() for r in results)
     inputs = arguments if norm else (q, k)
     return [*(r.detach() for r in results), *torch.autograd.grad(loss, inputs)]
@@ -92,7 +92,7 @@ def test_equals_transformers_qwen3() -> None:
     (q, k, q_weight, k_weight), _ = problem(torch.float32)
     position = torch.arange(37.0).expand(2, 37)
     tables = rope_tables(position[..., None].expand(-1, -1, 3), 16, theta=1e6)
-    got = qk_prologue(q, k, q_weight, k_weight, *tables)
+    got = qk_prologue(q, k, k, q_weight, k_weight, *tables)[:2]
     norms = []
     for x, weight in ((q, q_weight), (k, k_weight)):
         norm = modeling.Qwen3RMSNorm(16, eps=1e-6)
@@ -104,7 +104,7 @@ def test_equals_transformers_qwen3() -> None:
     expected = modeling.apply_rotary_pos_emb(*norms, cos, sin, unsqueeze_dim=2)
     for a, b in zip(got, expected, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-6, atol=2e-6)
-    whole = qk_prologue(q, k, q_weight, k_weight, cos, sin)
+    whole = qk_prologue(q, k, k, q_weight, k_weight, cos, sin)[:2]
     assert all(torch.equal(a, b) for a, b in zip(got, whole, strict=True))
 
 
@@ -135,7 +135,7 @@ def test_sections_limit_the_axes_as_qwen3_vl_does() -> None:
 def test_compiles_without_a_break() -> None:
     arguments, tables = problem(torch.float32)
     compiled = torch.compile(qk_prologue, fullgraph=True, backend="aot_eager")
-    got = compiled(*arguments, *tables)
+    got = compiled(*arguments[:2], arguments[1], *arguments[2:], *tables)[:2]
     grads = torch.autograd.grad(sum((r * directions(r)).sum() for r in got), arguments)
     assert worst([*(r.detach() for r in got), *grads], exact(arguments, tables)) < 4e-6
 
@@ -149,12 +149,38 @@ def test_the_reference_equals_float64() -> None:
         assert worst([got.detach()], [expected]) < TOLERANCE[torch.float32]
 
 
+@pytest.mark.parametrize("impl", ["reference", "cpu"])
+@pytest.mark.parametrize("norm", [True, False])
+def test_an_order_moves_results_and_moves_gradients_back(impl: str, norm: bool) -> None:
+    (q, k, *weights), tables = problem(torch.float32)
+    v = torch.randn(k.shape).requires_grad_()
+    inputs = [q, k, v, *weights] if norm else [q, k, v]
+    order = torch.randperm(74, generator=torch.Generator().manual_seed(1))
+    given = (q, k, v, *(weights if norm else (None, None)), *tables)
+    plain = qk_prologue(*given, impl=impl)
+    assert plain[2] is v
+    moved = qk_prologue(*given, order=order, impl=impl)
+    loss = torch.zeros(())
+    for a, b in zip(plain, moved, strict=True):
+        assert torch.equal(a.flatten(0, 1)[order], b.flatten(0, 1))
+        loss = loss + (directions(b).flatten(0, 1) * a.flatten(0, 1)[order]).sum()
+    expected = torch.autograd.grad(loss, inputs)
+    got = torch.autograd.grad(sum((x * directions(x)).sum() for x in moved), inputs)
+    assert worst(list(got), list(expected)) < TOLERANCE[torch.float32]
+
+
 def test_wrong_shapes_are_refused() -> None:
     (q, k, *_), (cos, sin) = problem(torch.float32)
+    order = torch.arange(74)
+    for wrong in (order[1:], order.int()):
+        with pytest.raises(ShapeError, match=r"`order` must be int64 of shape \(74,\)"):
+            qk_prologue(q, k, k, None, None, cos, sin, order=wrong)
+    with pytest.raises(ShapeError, match="`v` must have the shape of `k`"):
+        qk_prologue(q, k, q, None, None, cos, sin, order=order)
     with pytest.raises(ShapeError, match="`cos` and `sin`"):
-        qk_prologue(q, k, None, None, cos[:, :5], sin)
+        qk_prologue(q, k, k, None, None, cos[:, :5], sin)
     with pytest.raises(ShapeError, match="even H"):
-        qk_prologue(q[..., :3], k[..., :3], None, None, cos, sin)
+        qk_prologue(q[..., :3], k[..., :3], k, None, None, cos, sin)
     with pytest.raises(ShapeError, match=r"\(B, T, 3\)"):
         rope_tables(torch.zeros(3, 3), 8)
     with pytest.raises(ShapeError, match="`head_dim`"):
