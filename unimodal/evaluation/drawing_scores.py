@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from unimodal.evaluation.drawing import (
@@ -19,6 +20,7 @@ from unimodal.evaluation.evaluate import score_entry
 from unimodal.evaluation.metrics import Metric, Pairs, metrics, ratio
 from unimodal.evaluation.scene_reading import has_objects, shows_role
 from unimodal.generation import Engine
+from unimodal.kernels.nearest_code import nearest_code
 from unimodal.tasks.base import Task
 
 NEAR_PIXELS = 12.0
@@ -195,10 +197,9 @@ def ranks(queries: NDArray[np.float32], gallery: NDArray[np.float32]) -> NDArray
 
 def nearest_pixels(pixels: Pixels, known: Pixels) -> NDArray[np.float64]:
     """Root mean squared difference, of 255, to the nearest of the known pictures."""
-    mine, others = (p.reshape(len(p), -1).astype(np.float32) for p in (pixels, known))
-    norms = (others**2).sum(axis=1)
-    squared = [float((norms - 2 * others @ row).min() + row @ row) for row in mine]
-    return np.sqrt(np.maximum(squared, 0.0) / mine.shape[1])
+    mine, others = (torch.from_numpy(p.reshape(len(p), -1)).float() for p in (pixels, known))
+    difference = mine - others[nearest_code(mine, others)]
+    return np.asarray(difference.square().mean(dim=1).sqrt().numpy(), np.float64)
 
 
 def flat(pixels: Pixels) -> NDArray[np.float32]:

@@ -10,10 +10,12 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from unimodal.evaluation.features import MAX_NUMBERS, Matrix, RawFeatures
 from unimodal.evaluation.records import UsableRecords
+from unimodal.kernels.nearest_code import nearest_code
 from unimodal.tasks.base import Record, Task
 from unimodal.types import Tokens
 
@@ -146,9 +148,8 @@ def _look_at(
             rows = features.rows(block)
             rows -= center
         known.append(rows @ whiten)
-        distance = np.einsum("ij,ij->i", rows, rows) - 2.0 * (asked @ rows.T)
-        place = distance.argmin(axis=1)
-        found = distance[np.arange(len(test)), place]
+        place = nearest_code(torch.from_numpy(asked), torch.from_numpy(rows)).numpy()
+        found = np.square(asked - rows[place]).sum(axis=1)
         is_nearer = found < best
         seen.nearest[is_nearer] = start + place[is_nearer]
         best = np.minimum(best, found)
