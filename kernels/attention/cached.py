@@ -3,7 +3,8 @@
 A cache keeps eight integers a slot (`SLOT_FIELDS`), and each new position has the same. On a GPU
 kernels evaluate the patterns' predicate from them (`SlotPlan`); on the CPU a mask, made once a step
 for all layers of the same patterns, is faster (`MaskPlan`). Both stand for the same pairs, which
-tests hold. Not here: the kernels (`triton_decode`), the cache itself.
+tests hold. The kernels are registered with torch (`torch.ops.unimodal.attend_cached`). Not here: the
+kernels themselves (`triton_decode`), the cache itself.
 """
 
 import importlib
@@ -21,6 +22,13 @@ from unimodal.kernels.attention.forms import Programs
 from unimodal.kernels.attention.plan import programs_of
 from unimodal.kernels.attention.tokens import SLOT_FIELDS
 from unimodal.kernels.dispatch import choose
+
+_library = torch.library.Library("unimodal", "FRAGMENT")
+_library.define(
+    "attend_cached(Tensor q, Tensor k_cache, Tensor v_cache, Tensor queries, Tensor keys, "
+    "Tensor? lengths, Tensor parameters, Tensor of_kind, Tensor codes, Tensor? block_table)"
+    " -> Tensor"
+)
 
 PAGE_SIZES = (16, 32, 64, 128, 256)
 """Slots that a page may have."""
@@ -69,6 +77,11 @@ class SlotPlan:
     parameters: Tensor
     of_kind: Tensor
     codes: Tensor
+
+    @property
+    def programs(self) -> tuple[Tensor, Tensor, Tensor]:
+        """What the patterns are."""
+        return self.parameters, self.of_kind, self.codes
 
     def visible(self) -> Tensor:
         """The mask that the plan stands for, bool [B, Tq, S]."""
@@ -156,9 +169,10 @@ def attend_cached(
         # On the CPU it was asked for by name, when the plan was made.
         impl = None if q.device.type == "cuda" else "triton"
         if choose("attention", q, k_cache, impl=impl, unsupported=why_no_kernel(q)) == "triton":
-            # The decoding kernels' own module, so that nobody without triton imports it.
-            decode = importlib.import_module("unimodal.kernels.attention.triton_decode")
-            result: Tensor = decode.attend_cached(q, k_cache, v_cache, plan, block_table)
+            tensors = (plan.queries, plan.keys, plan.lengths, *plan.programs)
+            result: Tensor = torch.ops.unimodal.attend_cached(
+                q, k_cache, v_cache, *tensors, block_table
+            )
             return result
         plan = MaskPlan.of(plan.visible())
     if block_table is not None:
@@ -170,6 +184,23 @@ def attend_cached(
             return cpu.attend_cached(q, k_cache, v_cache, plan.bias)
     visible = plan.visible(q, k_cache.shape[1])
     return reference.attend_dense(q, k_cache, v_cache, visible, q.shape[3] ** -0.5)[0]
+
+
+def _attend_cached(q: Tensor, k: Tensor, v: Tensor, *rest: Tensor | None) -> Tensor:
+    # The decoding kernels' own module, so that nobody without triton imports it.
+    decode = importlib.import_module("unimodal.kernels.attention.triton_decode")
+    *plan, block_table = rest
+    result: Tensor = decode.attend_cached(q, k, v, SlotPlan(*plan), block_table)
+    return result
+
+
+def _fake_attend_cached(q: Tensor, *_: Tensor | None) -> Tensor:
+    return q.new_empty(q.shape)
+
+
+for _key in ("CPU", "CUDA"):
+    _library.impl("attend_cached", _attend_cached, _key)
+torch.library.register_fake("unimodal::attend_cached", _fake_attend_cached, lib=_library)
 
 
 def _gathered(

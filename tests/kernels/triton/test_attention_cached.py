@@ -159,6 +159,20 @@ def test_lengths_cut_a_static_cache(random_slots) -> None:
     Case(random_slots, [Row()], lengths=[150, 66]).check_static()
 
 
+def test_the_operator_keeps_torchs_rules_and_is_compiled_without_a_break(random_slots) -> None:
+    case = Case(random_slots, [Causal(), Row()], (1, 2, 20), lengths=[14])
+    case.k, case.v = (torch.nan_to_num(x) for x in (case.k, case.v))
+    plan = case.plan()
+    tensors = (plan.queries, plan.keys, plan.lengths, *plan.programs)
+    torch.library.opcheck(
+        torch.ops.unimodal.attend_cached.default, (case.q, case.k, case.v, *tensors, None)
+    )
+    with using("triton"):
+        right = attend_cached(case.q, case.k, case.v, plan)
+        compiled = torch.compile(attend_cached, fullgraph=True, backend="aot_eager")
+        assert torch.equal(compiled(case.q, case.k, case.v, plan), right)
+
+
 def test_caches_are_read_where_they_lie(random_slots) -> None:
     case = Case(random_slots, [Causal(), Conv(3)])
     plan = case.plan()
