@@ -9,7 +9,7 @@ PYTHON_HERE := "$(ENVIRONMENT)/bin/python"
 TEST_EXTRAS := dev parity speech eval report data
 # Two workers pay from about a minute of tests on; more than four only cost memory.
 PYTEST_WORKERS ?= -n auto --maxprocesses 4
-BENCHMARKS := mel tokenize train_step generate
+BENCHMARKS := mel tokenize cross_entropy pattern_step train_step generate
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
@@ -45,9 +45,9 @@ gates: ## prove the Triton kernels without a GPU: in the interpreter, and compil
 	@TRITON_INTERPRET=1 $(PYTHON_HERE) -m pytest -q -m gates $(PYTEST_WORKERS) tests/kernels
 	@$(PYTHON_HERE) -m unimodal.kernels.compile_gate
 
-compile-gate: ## compile every kernel in every size on two Tritons, and rewrite the table of it
+compile-gate: ## compile every kernel in every size and dtype, and rewrite the table of it
 	@scripts/setup.sh $(TEST_EXTRAS) gpu
-	@$(PYTHON_HERE) -m unimodal.kernels.compile_gate --all --write --triton 3.6.0 3.7.1
+	@$(PYTHON_HERE) -m unimodal.kernels.compile_gate --all --write
 
 bench-gpu: ## on a GPU: kernels against float64, then their speed; under ten minutes
 	@$(PYTHON_HERE) -m unimodal.kernels.bench.gpu

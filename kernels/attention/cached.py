@@ -11,6 +11,7 @@ import importlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -186,7 +187,7 @@ def attend_cached(
     return reference.attend_dense(q, k_cache, v_cache, visible, q.shape[3] ** -0.5)[0]
 
 
-def _attend_cached(q: Tensor, k: Tensor, v: Tensor, *rest: Tensor | None) -> Tensor:
+def _attend_cached(q: Tensor, k: Tensor, v: Tensor, *rest: Any) -> Tensor:
     # The decoding kernels' own module, so that nobody without triton imports it.
     decode = importlib.import_module("unimodal.kernels.attention.triton_decode")
     *plan, block_table = rest

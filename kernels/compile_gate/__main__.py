@@ -34,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     start = time.monotonic()
     rows: list[Measured] = []
     failed: list[str] = []
-    for version in options.triton or [_installed()]:
+    for version in options.triton:
         found, messages = _compile_with(version, options)
         rows += found
         failed += messages
@@ -64,7 +64,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--head-dim", type=int, nargs="+", help="these head sizes")
     parser.add_argument("--dtype", nargs="+", choices=EVERYTHING[1], help="these dtypes")
     parser.add_argument("--target", nargs="+", choices=[t.name for t in TARGETS])
-    parser.add_argument("--triton", nargs="+", metavar="VERSION", help="by default the installed")
+    parser.add_argument(
+        "--triton", nargs="+", metavar="VERSION", default=VERSIONS, help="by default all supported"
+    )
     parser.add_argument("--jobs", type=int, default=_cores(), help="processes at once")
     parser.add_argument("--worker", metavar="PATH", help=argparse.SUPPRESS)
     return parser
