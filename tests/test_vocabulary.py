@@ -94,8 +94,12 @@ def test_an_input_only_modality_cannot_be_generated():
         Vocabulary.of(["fake_continuous"]).grammar("fake_continuous")
 
 
-def test_the_partner_that_writes_is_named_only_where_it_is_there():
-    for added, remedy in ((), None), (("fake_residual",), "Ask for `fake_residual`."):
+def test_the_partner_that_writes_is_named_or_else_whatever_is_written():
+    for added, remedy in (
+        ((), None),
+        (("fake_residual", "fake_line"), "Ask for `fake_residual`."),
+        (("fake_line", "fake_grid"), "Ask for `fake_line` or `fake_grid`."),
+    ):
         with pytest.raises(VocabularyError) as caught:
             Vocabulary.of(["fake_continuous", *added]).grammar("fake_continuous")
         assert caught.value.remedy == remedy

@@ -340,7 +340,8 @@ class Vocabulary:
         modality = self.modality(name)
         if name not in self.grammars:
             partner = modality.decoded_by
-            remedy = f"Ask for `{partner}`." if partner in self.grammars else None
+            written = [partner] if partner in self.grammars else list(self.grammars)
+            remedy = f"Ask for {' or '.join(f'`{each}`' for each in written)}." if written else None
             raise VocabularyError(f"`{name}` is input only: it cannot be generated.", remedy=remedy)
         return self.grammars[name]
 
