@@ -26,7 +26,8 @@ class UnimodalError(Exception):
     exit_code = EXIT_USAGE
 
     def __init__(self, message: str, *, subject: str | None = None, remedy: str | None = None):
-        super().__init__(message, subject, remedy)
+        # What is not an argument is an attribute, so that an error can be sent between processes.
+        super().__init__(message)
         self.message = message
         self.subject = subject
         self.remedy = remedy

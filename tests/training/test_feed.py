@@ -3,10 +3,15 @@
 import dataclasses
 import itertools
 import json
+import multiprocessing
+import os
+import signal
 from collections.abc import Callable
 
 import pytest
+import torch
 
+from unimodal.errors import DataError
 from unimodal.stream import StreamConfig
 from unimodal.training import feed
 from unimodal.training.build import build_streams, build_vocabulary, task_configs
@@ -76,9 +81,57 @@ def test_order_is_that_of_one_rank_that_prepares_nothing_ahead(
     assert state == end
 
 
-def test_a_feed_that_is_left_ends_its_thread(experiment: Make) -> None:
-    source = feed.Feed(mixture_of(experiment()), ROWS, 1, 1)
-    with source as steps:
+needs_fork = pytest.mark.skipif(not feed.can_fork(), reason="this system cannot fork safely")
+
+
+@needs_fork
+def test_a_feed_that_is_left_ends_its_worker(experiment: Make) -> None:
+    before = set(multiprocessing.active_children())
+    with feed.Feed(mixture_of(experiment()), ROWS, 1, 1) as steps:
         next(iter(steps))
-    assert source._thread is not None
-    assert not source._thread.is_alive()
+        (worker,) = set(multiprocessing.active_children()) - before
+        # Signals to the group are not for workers.
+        os.kill(worker.pid, signal.SIGTERM)
+        os.kill(worker.pid, signal.SIGINT)
+        for step in itertools.islice(steps, 3):
+            assert step.batches
+    worker.join(10)
+    assert not worker.is_alive()
+
+
+@needs_fork
+def test_an_error_in_the_worker_is_raised_whole(
+    experiment: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mixture = mixture_of(experiment())
+    error = DataError("It is broken.", subject="a.png", remedy="Mend it.")
+
+    def broken(*_: int) -> None:
+        raise error
+
+    monkeypatch.setattr(mixture, "step", broken)
+    with feed.Feed(mixture, ROWS, 1, 2) as steps, pytest.raises(DataError) as caught:
+        next(iter(steps))
+    assert caught.value.as_dict() == error.as_dict()
+    monkeypatch.setattr(mixture, "step", lambda *_: 1 // 0)
+    with feed.Feed(mixture, ROWS, 1, 2) as steps, pytest.raises(ZeroDivisionError, match="worker"):
+        next(iter(steps))
+
+
+def test_where_nothing_can_be_forked_steps_are_prepared_when_they_are_due(
+    experiment: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(feed, "can_fork", lambda: False)
+    before = set(multiprocessing.active_children())
+    with feed.Feed(mixture_of(experiment()), ROWS, 1, 2) as steps:
+        assert next(iter(steps)).batches
+        assert set(multiprocessing.active_children()) == before
+
+
+@needs_fork
+def test_random_numbers_of_the_run_stay_what_they_are(experiment: Make) -> None:
+    torch.manual_seed(0)
+    state = torch.get_rng_state()
+    with feed.Feed(mixture_of(experiment()), ROWS, 1, 1) as steps:
+        next(iter(steps))
+    assert torch.equal(torch.get_rng_state(), state)

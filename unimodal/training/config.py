@@ -167,7 +167,7 @@ class TrainingConfig:
     """Steps in a row that may be skipped for a gradient that is not finite."""
 
     prefetch: int = 2
-    """Steps whose batches a thread prepares ahead; 0: none. Does not change the result."""
+    """Steps whose batches a process prepares ahead; 0: none. The samples are the same."""
 
     fit_documents: int = 20_000
     """Records of each task from which a tokenizer is fitted, at most."""

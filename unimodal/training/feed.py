@@ -1,18 +1,27 @@
-"""The batches of each step, prepared ahead by one thread, with the data state after each step."""
+"""The batches of each step, prepared ahead by one process, with the data state after each step.
 
-import queue
-import threading
+The process is a worker of torch's `DataLoader`, forked when the feed is opened: it holds what the
+run built, computes on one thread, and hands tensors over in shared memory. A thread would share the
+interpreter's lock with the step and slow it down more than it saves (docs/log.md).
+"""
+
+import multiprocessing
+import signal
+import sys
 import time
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
+import torch
+from torch.utils.data import DataLoader, IterableDataset
+
+from unimodal.errors import UnimodalError
 from unimodal.training.draws import DataState, Draws
 from unimodal.training.ranks import rank, world_size
 from unimodal.training.trainee import StepBatch
-
-POLL_SECONDS = 0.2
 
 
 @dataclass(frozen=True)
@@ -44,27 +53,38 @@ class Feed:
     """Yields the data of one step after another; a context manager.
 
     Args:
-        mixture: Where samples come from. While the feed is open, nobody else may use it.
+        mixture: Where samples come from. While the feed is open, nobody else may use it; a worker
+            leaves it as it was.
         rows_per_step: Rows (or values) of one step over all ranks; a multiple of their number.
         rows_per_batch: Rows (or values) of a micro-batch.
-        ahead: Steps that a thread prepares ahead; 0 prepares each when it is asked for.
+        ahead: Steps that a process prepares ahead; 0 prepares each when it is asked for, as does a
+            system that cannot fork.
     """
 
     def __init__(
         self, mixture: Draws[Any, Any], rows_per_step: int, rows_per_batch: int, ahead: int
     ):
-        self.mixture = mixture
-        self.rows_per_step, self.rows_per_batch = rows_per_step, rows_per_batch
-        self._rank, self._world = rank(), world_size()
-        self._queue: queue.Queue[StepData | BaseException] = queue.Queue(max(ahead, 1))
-        self._stop = threading.Event()
-        self._thread: threading.Thread | None = None
-        if ahead:
-            self._thread = threading.Thread(target=self._work, name="feed", daemon=True)
+        self.steps = _Steps(mixture, rows_per_step, rows_per_batch)
+        self.ahead = ahead if can_fork() else 0
+        self._from_worker: Iterator[StepData | UnimodalError] | None = None
 
     def __enter__(self) -> "Feed":
-        if self._thread is not None:
-            self._thread.start()
+        if self.ahead:
+            loader = DataLoader(
+                self.steps,
+                batch_size=None,
+                num_workers=1,
+                prefetch_factor=self.ahead,
+                multiprocessing_context="fork",
+                worker_init_fn=_begin_work,
+                collate_fn=_as_it_is,
+                # Its own, so that the run's random numbers stay what they are.
+                generator=torch.Generator(),
+            )
+            with warnings.catch_warnings():
+                # Python warns of any fork beside threads; a worker touches none of ours.
+                warnings.simplefilter("ignore", DeprecationWarning)
+                self._from_worker = iter(loader)
         return self
 
     def __exit__(
@@ -73,35 +93,38 @@ class Feed:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._stop.set()
-        if self._thread is not None:
-            self._thread.join()
+        # The loader ends its worker when nobody holds its iterator.
+        self._from_worker = None
 
     def __iter__(self) -> Iterator[StepData]:
         while True:
-            if self._thread is None:
-                yield self._prepare()
+            if self._from_worker is None:
+                yield self.steps.prepare()
                 continue
-            item = self._queue.get()
-            if isinstance(item, BaseException):
+            item = next(self._from_worker)
+            if isinstance(item, UnimodalError):
                 raise item
             yield item
 
-    def _work(self) -> None:
+
+class _Steps(IterableDataset[StepData]):
+    """The steps of this rank, as a worker yields them: an error of ours is the last item."""
+
+    def __init__(self, mixture: Draws[Any, Any], rows_per_step: int, rows_per_batch: int):
+        super().__init__()
+        self.mixture = mixture
+        self.rows_per_step, self.rows_per_batch = rows_per_step, rows_per_batch
+        self._rank, self._world = rank(), world_size()
+
+    def __iter__(self) -> Iterator[Any]:
         try:
-            while not self._stop.is_set():
-                self._put(self._prepare())
-        except BaseException as error:  # handed over: the loop raises it
-            self._put(error)
+            while True:
+                yield self.prepare()
+        except UnimodalError as error:  # handed over whole; others the loader raises again
+            yield error
 
-    def _put(self, item: StepData | BaseException) -> None:
-        while not self._stop.is_set():
-            try:
-                return self._queue.put(item, timeout=POLL_SECONDS)
-            except queue.Full:
-                continue
-
-    def _prepare(self) -> StepData:
+    def prepare(self) -> StepData:
+        """The next step's data."""
         start = time.perf_counter()
         drawn = self.mixture.step(self.rows_per_step, self.rows_per_batch, self._rank, self._world)
         return StepData(
@@ -112,3 +135,18 @@ class Feed:
             fill=drawn.fill,
             seconds=time.perf_counter() - start,
         )
+
+
+def can_fork() -> bool:
+    """Whether a worker can be forked safely: macOS's system libraries do not survive it."""
+    return sys.platform == "linux" and "fork" in multiprocessing.get_all_start_methods()
+
+
+def _begin_work(_: int) -> None:
+    """Signals to the group are the run's to answer: it saves, and then ends the worker."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
+def _as_it_is(item: Any) -> Any:
+    return item
