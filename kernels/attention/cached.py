@@ -3,8 +3,8 @@
 A cache keeps eight integers a slot (`SLOT_FIELDS`), and each new position has the same. On a GPU
 kernels evaluate the patterns' predicate from them (`SlotPlan`); on the CPU a mask, made once a step
 for all layers of the same patterns, is faster (`MaskPlan`). Both stand for the same pairs, which
-tests hold. The kernels are registered with torch (`torch.ops.unimodal.attend_cached`). Not here: the
-kernels themselves (`triton_decode`), the cache itself.
+tests hold. The kernels are registered with torch (`torch.ops.unimodal.attend_cached`). Not here:
+the kernels themselves (`triton_decode`), the cache itself.
 """
 
 import importlib

@@ -135,3 +135,10 @@ def test_random_numbers_of_the_run_stay_what_they_are(experiment: Make) -> None:
     with feed.Feed(mixture_of(experiment()), ROWS, 1, 1) as steps:
         next(iter(steps))
     assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize(
+    ("asked", "device", "expected"), [(None, "cpu", 0), (None, "cuda", 2), (3, "cpu", 3)]
+)
+def test_a_cpu_prepares_nothing_ahead_unless_told_to(asked, device: str, expected: int) -> None:
+    assert feed.steps_ahead(asked, torch.device(device)) == expected

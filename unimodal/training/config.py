@@ -166,8 +166,9 @@ class TrainingConfig:
     max_skipped_steps: int = 5
     """Steps in a row that may be skipped for a gradient that is not finite."""
 
-    prefetch: int = 2
-    """Steps whose batches a process prepares ahead; 0: none. The samples are the same."""
+    prefetch: int | None = None
+    """Steps whose batches a process prepares ahead; 0: none. By default 2 for a GPU, and 0 for a
+    CPU, whose cores the step itself needs. The samples are the same."""
 
     fit_documents: int = 20_000
     """Records of each task from which a tokenizer is fitted, at most."""
@@ -188,7 +189,7 @@ class TrainingConfig:
             _check(self, name, getattr(self, name) >= 0, "at least 0")
         _check(self, "final_records", self.final_records >= -1, "at least -1")
         for name in ("max_bad_samples", "max_skipped_steps", "prefetch"):
-            _check(self, name, getattr(self, name) >= 0, "at least 0")
+            _check(self, name, (getattr(self, name) or 0) >= 0, "at least 0")
         measures = self.evaluate_every > 0 and self.evaluation_documents > 0
         flat = self.patience is None or (self.patience >= 1 and measures)
         _check(self, "patience", flat, "at least 1, and held-out losses must be measured")

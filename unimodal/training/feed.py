@@ -137,6 +137,13 @@ class _Steps(IterableDataset[StepData]):
         )
 
 
+def steps_ahead(asked: int | None, device: torch.device) -> int:
+    """Steps to prepare ahead where the configuration leaves it open: on a CPU none."""
+    if asked is not None:
+        return asked
+    return 0 if device.type == "cpu" else 2
+
+
 def can_fork() -> bool:
     """Whether a worker can be forked safely: macOS's system libraries do not survive it."""
     return sys.platform == "linux" and "fork" in multiprocessing.get_all_start_methods()

@@ -25,7 +25,7 @@ from unimodal.training.config import OptimizerConfig, ScheduleConfig, TrainingCo
 from unimodal.training.counters import mix
 from unimodal.training.draws import Draws
 from unimodal.training.ema import Ema
-from unimodal.training.feed import Feed, StepData
+from unimodal.training.feed import Feed, StepData, steps_ahead
 from unimodal.training.held_out import HeldOutBatches
 from unimodal.training.metrics import Draw, MetricsLog, TaskLosses
 from unimodal.training.optimizer import (
@@ -139,7 +139,8 @@ class Loop:
         config, flag = self.config, self.settings.flag
         began = time.monotonic() - self.progress.seconds
         self.trainee.train(True)
-        feed = Feed(self.mixture, config.rows_per_step, config.rows_per_batch, config.prefetch)
+        ahead = steps_ahead(config.prefetch, self.settings.device)
+        feed = Feed(self.mixture, config.rows_per_step, config.rows_per_batch, ahead)
         if spent(config, self.progress) >= 1 or self._is_flat():
             return True
         with feed:
