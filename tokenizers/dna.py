@@ -233,7 +233,10 @@ _COLOURS = {"A": "#2a8a2a", "C": "#2a4ac0", "G": "#b07a00", "T": "#c03030", "U":
 def _letter_codes(bases: str, *, to_n: bool) -> NDArray[np.uint8]:
     """Letter codes, checked; each ambiguous letter as that of N if asked. uint8 (bases,)."""
     if not bases:
-        raise MediaError("A sequence must have at least one base, but is empty.")
+        raise MediaError(
+            "A sequence must have at least one base, but is empty.",
+            remedy="Leave it out.",
+        )
     # Bytes that may be written to, since torch takes no others.
     codes = bytearray(_ascii(bases)).translate(_CODES[to_n])
     if (place := codes.find(NO_LETTER)) >= 0:

@@ -155,6 +155,7 @@ class Text(Modality[str, TextConfig]):
                 raise MediaError(
                     f"A text must be a str, but is a {type(value).__name__}.",
                     subject=f"text {number}",
+                    remedy="Give text as a string; for bytes, decode them first.",
                 )
             check_text(value, f"text {number}")
         return [_tokens(ids) for ids in engine.encode(list(values))]
@@ -262,7 +263,10 @@ class _SentencePiece:
         processor = self._processor
         total = processor.vocab_size()
         if not any(processor.is_byte(i) for i in range(total)):
-            raise VocabularyError("The SentencePiece model has no byte fall-back.")
+            raise VocabularyError(
+                "The SentencePiece model has no byte fall-back.",
+                remedy="Train it with `byte_fallback=true`, or let `text` fit one of its own.",
+            )
         # A fitted model has its unknown piece first, and the span begins after it.
         self._first = 1 if processor.unk_id() == 0 else 0
         self.size = total - self._first
@@ -414,9 +418,13 @@ def _train(lines: list[str], config: TextConfig) -> bytes:
                 )
             else:
                 raise MediaError(
-                    f"SentencePiece cannot be trained on these texts: {error}"
+                    f"SentencePiece cannot be trained on these texts: {error}",
+                    remedy="Give more text, or a smaller `text.vocab_size`.",
                 ) from None
-    raise MediaError("SentencePiece found no vocabulary that these texts fill.")
+    raise MediaError(
+        "SentencePiece found no vocabulary that these texts fill.",
+        remedy="Give more text, or a smaller `text.vocab_size`.",
+    )
 
 
 def _frequent(lines: Sequence[str], num_characters: int) -> tuple[list[str], float]:

@@ -225,7 +225,11 @@ class Modality(ABC, Generic[Value, Config]):
 
     def read(self, path: Path) -> Value:
         """A value from a file."""
-        raise MediaError(f"`{self.name}` does not read files.", subject=str(path))
+        raise MediaError(
+            f"`{self.name}` does not read files.",
+            subject=str(path),
+            remedy="Give values from Python, or define its method `read`.",
+        )
 
     def read_all(self, path: Path) -> Iterator[tuple[str, Value]]:
         """The values of a file that may hold several, each with its name in it ("" if alone)."""
@@ -234,7 +238,11 @@ class Modality(ABC, Generic[Value, Config]):
     def write(self, value: Value, path: Path) -> None:
         """A value to a file."""
         if not isinstance(value, str):
-            raise MediaError(f"`{self.name}` does not write files.", subject=str(path))
+            raise MediaError(
+                f"`{self.name}` does not write files.",
+                subject=str(path),
+                remedy="Take the value in Python, or define its method `write`.",
+            )
         Path(path).write_text(value, encoding="utf-8")
 
     def show(self, value: Value) -> str:

@@ -437,7 +437,8 @@ class Vocabulary:
         ledger = json.loads(text)
         if ledger.get("version") != LEDGER_VERSION:
             raise VocabularyError(
-                f"The ledger has version {ledger.get('version')}, but {LEDGER_VERSION} is needed."
+                f"The ledger has version {ledger.get('version')}, but {LEDGER_VERSION} is needed.",
+                remedy="Open it with the version of the package that wrote it.",
             )
         vocabulary = cls([Span(**span) for span in ledger["spans"]])
         for name, recorded in ledger["modalities"].items():
@@ -475,12 +476,11 @@ class Vocabulary:
                 raise VocabularyError(
                     f"Span {theirs.name} [{theirs.start}, {theirs.stop}) of the checkpoint became "
                     f"{mine.name} [{mine.start}, {mine.stop}).",
-                    remedy="Spans are only appended: list the checkpoint's modalities first, in "
-                    "their order.",
+                    remedy="Spans are only appended: first list the checkpoint's, in their order.",
                 )
         if len(self.spans) < len(old.spans):
             missing = old.spans[len(self.spans)].name
-            raise VocabularyError(f"Span `{missing}` of the checkpoint is missing.")
+            raise VocabularyError(f"Span `{missing}` of the checkpoint is missing: list it, too.")
         for name, entry in old.entries.items():
             mine_print = self.entries[name].fingerprint
             if mine_print != entry.fingerprint:

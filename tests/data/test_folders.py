@@ -165,6 +165,34 @@ def test_parquet_of_hugging_face(tmp_path: Path) -> None:
         open_path(tmp_path / "cut")
 
 
+@pytest.mark.parametrize("form", ["stream", "file"])
+def test_arrow_as_datasets_saves_it(form: str, tmp_path: Path) -> None:
+    pyarrow = pytest.importorskip("pyarrow")
+    picture(tmp_path / "p.png")
+    data = (tmp_path / "p.png").read_bytes()
+    (tmp_path / "p.png").unlink()
+    for split, count in (("train", 3), ("test", 2)):
+        cells = [{"bytes": data, "path": None}, {"bytes": None, "path": None}]
+        cells.append({"bytes": b"no picture", "path": "p.png"})
+        table = pyarrow.table({"image": cells[:count], "caption": ["a", "b", "c"][:count]})
+        (tmp_path / split).mkdir()
+        (tmp_path / split / "state.json").write_text("{}")
+        opened = pyarrow.ipc.new_stream if form == "stream" else pyarrow.ipc.new_file
+        file = str(tmp_path / split / "data-00000-of-00001.arrow")
+        with opened(file, table.schema) as writer:
+            writer.write_table(table)
+    (tmp_path / "dataset_dict.json").write_text('{"splits": ["train", "test"]}')
+    assert len(open_path(tmp_path, split="test")) == 2
+    train = open_path(tmp_path, split="train")
+    assert len(train) == 3
+    assert train[0]["text"] == "a"
+    assert train[0]["image"].pixels.shape == (4, 4, 3)
+    for row in (1, 2):
+        with pytest.raises(DataError, match=f"row {row}.*pictures or sound") as raised:
+            train[row]
+        assert raised.value.remedy
+
+
 def test_a_folder_with_one_table_is_that_table(tmp_path: Path) -> None:
     (tmp_path / "reads.csv").write_text("id,dna\na,ACGT\nb,ACGTT\n")
     (tmp_path / "notes.bin").write_bytes(b"\0")

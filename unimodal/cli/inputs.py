@@ -195,6 +195,8 @@ def _of_strings(vocabulary: Vocabulary, word: str) -> str:
         return CATCH_ALL
     if not names:
         raise MediaError(
-            "There is no such file, and no modality of this model takes text.", subject=word
+            "There is no such file, and no modality of this model takes text.",
+            subject=word,
+            remedy="Check the path, or say what it is with --from.",
         )
     return names[0]

@@ -139,7 +139,10 @@ def pack_bases(bases: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """
     codes = np.searchsorted(np.frombuffer(b"ACGT", np.uint8), bases)
     if not np.array_equal(np.frombuffer(b"ACGT\0", np.uint8)[codes], bases):
-        raise DataError("Only the letters A, C, G and T can be packed into two bits.")
+        raise DataError(
+            "Only the letters A, C, G and T can be packed into two bits.",
+            remedy="Leave the sequence as letters, which hold N and IUPAC codes too.",
+        )
     padded = np.zeros(-(-len(bases) // 4) * 4, np.uint8)
     padded[: len(bases)] = codes
     quads = padded.reshape(-1, 4)

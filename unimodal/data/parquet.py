@@ -71,7 +71,7 @@ class ParquetSource(BaseSource):
         for column, value in values.items():
             key = self._fields.get(column, column)
             if isinstance(value, dict) and value.keys() >= {"bytes", "path"}:
-                record[key] = _decode(value, file)
+                record[key] = _decode(value, file, row)
             else:
                 record[key] = value
         record["id"] = str(record["id"])
@@ -86,21 +86,22 @@ def split_of_file(file: Path) -> str:
     return {"train": "train", "test": "test"}.get(match[1], "validation")
 
 
-def _decode(value: dict[str, Any], file: Path) -> Any:
+def _decode(value: dict[str, Any], file: Path, row: int) -> Any:
     from unimodal.media import FileRef, read_audio, read_image
     from unimodal.media.sources import AUDIO_FORMATS, IMAGE_FORMATS, sniff
 
-    data = value["bytes"]
-    if data is None:
-        return FileRef(file.parent / Path(value["path"]).name)
-    found = sniff(data[:64])
+    data, path = value["bytes"], value["path"]
+    if data is None and path:
+        return FileRef(file.parent / Path(path).name)
+    found = sniff(data[:64]) if data else ""
     if found in IMAGE_FORMATS:
         return read_image(data)
     if found in AUDIO_FORMATS:
         return read_audio(data)
     raise DataError(
         f"A media column must hold pictures or sound, but its bytes show {found or 'neither'}.",
-        subject=str(file),
+        subject=f"{file}, row {row}",
+        remedy="Write the column anew, with a picture or sound in each row, or leave the row out.",
     )
 
 

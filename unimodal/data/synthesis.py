@@ -121,14 +121,8 @@ def synthesize(
     with tempfile.TemporaryDirectory(prefix="speech-") as work:
         file = Path(work) / "clip.wav"
         if voice.engine == "espeak":
-            options = [
-                "-v",
-                voice.voice,
-                "-s",
-                str(round(165 * speed)),
-                "-p",
-                str(round(50 * pitch)),
-            ]
+            rate, tone = str(round(165 * speed)), str(round(50 * pitch))
+            options = ["-v", voice.voice, "-s", rate, "-p", tone]
             command = ["espeak-ng", *options, "-w", str(file), "--", text]
         else:
             command = ["flite", "-voice", voice.voice]
@@ -147,10 +141,16 @@ def synthesize(
             data = file.read_bytes()
         except FileNotFoundError:
             require_synthesizers()
-            raise DataError(f"`{command[0]}` wrote no file.", subject=text) from None
+            raise DataError(
+                f"`{command[0]}` wrote no file.",
+                subject=text,
+                remedy="Check that it can write to the temporary folder.",
+            ) from None
         except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
             raise DataError(
-                f"`{command[0]}` could not say it ({type(error).__name__}).", subject=text
+                f"`{command[0]}` could not say it ({type(error).__name__}).",
+                subject=text,
+                remedy="Try the program by hand on this text; another version may help.",
             ) from None
     samples = _resample(*_read_wave(data, text))
     if voice.engine == "flite" and pitch != 1.0 and not voice.voice.startswith("kal"):
@@ -165,7 +165,11 @@ def _read_wave(data: bytes, text: str) -> tuple[NDArray[np.float32], int]:
     try:
         samples, rate = soundfile.read(io.BytesIO(data), dtype="float32", always_2d=True)
     except soundfile.LibsndfileError as error:
-        raise DataError(f"The synthesizer's file cannot be read ({error}).", subject=text) from None
+        raise DataError(
+            f"The synthesizer's file cannot be read ({error}).",
+            subject=text,
+            remedy="Check that the disk is not full, and install the program again.",
+        ) from None
     return np.asarray(samples.mean(axis=1), np.float32), int(rate)
 
 
@@ -183,7 +187,11 @@ def _resample(samples: NDArray[np.float32], rate: int) -> NDArray[np.float32]:
 def _trim(samples: NDArray[np.float32], text: str) -> NDArray[np.int16]:
     peak = float(np.abs(samples).max()) if len(samples) else 0.0
     if peak < 1e-3:
-        raise DataError("The synthesizer said nothing.", subject=text)
+        raise DataError(
+            "The synthesizer said nothing.",
+            subject=text,
+            remedy="Leave a text without speakable words out.",
+        )
     loud = np.nonzero(np.abs(samples) > _SILENCE * peak / 0.6)[0]
     margin = round(_MARGIN_SECONDS * SAMPLE_RATE_HZ)
     kept = samples[max(0, int(loud[0]) - margin) : int(loud[-1]) + margin]

@@ -173,7 +173,11 @@ def chosen(source: Source, limit: int, seed: int) -> list[int]:
             seen.add(str(concept))
         found.append(number)
     if not found:
-        raise DataError("It has no held-out record to draw.", subject=source.name)
+        raise DataError(
+            "It has no held-out record to draw.",
+            subject=source.name,
+            remedy="Name another `split`, or data with records that are held out.",
+        )
     return found
 
 

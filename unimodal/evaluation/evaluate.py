@@ -140,7 +140,8 @@ def _score(
     if not test:
         raise DataError(
             f"None of its {len(held_out.bad)} records in `{split}` can be used. The first: "
-            f"{next(iter(held_out.bad.values()))}"
+            f"{next(iter(held_out.bad.values()))}",
+            remedy="Correct them: `unimodal data validate PATH` names every error.",
         )
     training = task.open("train")
     order = np.random.default_rng(config.seed).permutation(len(training)).tolist()

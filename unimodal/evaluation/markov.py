@@ -76,7 +76,10 @@ def best_chain(
     """
     kept = [string for string in strings if len(string)]
     if not kept:
-        raise DataError("A Markov chain needs training strings, but there are none.")
+        raise DataError(
+            "A Markov chain needs training strings, but there are none.",
+            remedy="Give at least one that is not empty.",
+        )
     if len(kept) == 1:
         cut = max(1, len(kept[0]) * (HELD_OUT - 1) // HELD_OUT)
         counted, held = [kept[0][:cut]], [kept[0][cut:]]

@@ -86,10 +86,16 @@ def read_results(path: Path) -> Results:
         found = json.loads(path.read_text("utf-8"))
     except OSError as error:
         raise CheckpointError(
-            f"The results cannot be read ({type(error).__name__}).", subject=str(path)
+            f"The results cannot be read ({type(error).__name__}).",
+            subject=str(path),
+            remedy="Write them with `unimodal eval RUN`.",
         ) from None
     except ValueError:
-        raise CheckpointError("The results are no JSON.", subject=str(path)) from None
+        raise CheckpointError(
+            "The results are no JSON.",
+            subject=str(path),
+            remedy="Write them again with `unimodal eval RUN`.",
+        ) from None
     is_right = isinstance(found, dict) and all(
         isinstance(entries, dict)
         and all(isinstance(e, dict) and set(REQUIRED) <= set(e) for e in entries.values())

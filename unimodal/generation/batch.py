@@ -317,6 +317,7 @@ def wrap(error: Exception, request: Request) -> UnimodalError:
     wrapped = DataError(
         f"The request failed with {type(error).__name__}: {error}.",
         subject=request.document.id or None,
+        remedy="Correct the code of the constraint or modality that raised it.",
     )
     wrapped.__cause__ = error
     return wrapped

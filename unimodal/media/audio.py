@@ -61,13 +61,18 @@ def write_audio(audio: Audio, path: str | os.PathLike[str]) -> None:
         raise MediaError(
             f"A sound is written as {', '.join(_SUBTYPES)}, but the path ends in {suffix!r}.",
             subject=name,
+            remedy="Choose another ending.",
         )
     samples = audio.samples.detach().clamp(-1.0, 1.0).cpu().numpy()
     try:
         soundfile.write(name, samples, audio.sample_rate_hz, subtype=_SUBTYPES[suffix])
     except (OSError, soundfile.SoundFileError) as error:
         reason = getattr(error, "error_string", type(error).__name__)
-        raise MediaError(f"The file cannot be written ({reason}).", subject=name) from None
+        raise MediaError(
+            f"The file cannot be written ({reason}).",
+            subject=name,
+            remedy="Check its folder, permissions and the space on the disk.",
+        ) from None
 
 
 def check_header(name: str, rate: int, channels: int, frames: int, limits: MediaLimits) -> None:

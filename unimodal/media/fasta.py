@@ -97,7 +97,9 @@ def scan_fasta(
         ) from None
     except OSError as error:
         raise MediaError(
-            f"The file cannot be read ({type(error).__name__}).", subject=name
+            f"The file cannot be read ({type(error).__name__}).",
+            subject=name,
+            remedy="Check the path and its permissions.",
         ) from None
 
 
@@ -113,14 +115,20 @@ def write_fasta(records: Iterable[FastaRecord], path: str | os.PathLike[str]) ->
         with open(path, "w", encoding="utf-8", newline="\n") as file:
             for record in records:
                 if "\n" in record.description or "\r" in record.description:
-                    raise MediaError("A title must be one line.", subject=f"{name}, {record.id}")
+                    raise MediaError(
+                        "A title must be one line.",
+                        subject=f"{name}, {record.id}",
+                        remedy="Take the line ends out of it.",
+                    )
                 check_bases(record.bases, f"{name}, {record.id}")
                 file.write(f">{record.description or record.id}\n")
                 for start in range(0, len(record.bases), 70):
                     file.write(record.bases[start : start + 70] + "\n")
     except OSError as error:
         raise MediaError(
-            f"The file cannot be written ({type(error).__name__}).", subject=name
+            f"The file cannot be written ({type(error).__name__}).",
+            subject=name,
+            remedy="Check its folder, permissions and the space on the disk.",
         ) from None
 
 

@@ -72,6 +72,7 @@ def write_image(image: Image, path: str | os.PathLike[str]) -> None:
         raise MediaError(
             f"A picture is written as .png, .jpg or .jpeg, but the path ends in {suffix!r}.",
             subject=os.fspath(path),
+            remedy="Choose another ending.",
         )
     kind = "PNG" if suffix == ".png" else "JPEG"
     picture = PIL.Image.fromarray(image.pixels.contiguous().cpu().numpy())
@@ -79,7 +80,9 @@ def write_image(image: Image, path: str | os.PathLike[str]) -> None:
         picture.save(path, format=kind, quality=95)
     except OSError as error:
         raise MediaError(
-            f"The file cannot be written ({_reason(error)}).", subject=os.fspath(path)
+            f"The file cannot be written ({_reason(error)}).",
+            subject=os.fspath(path),
+            remedy="Check its folder, permissions and the space on the disk.",
         ) from None
 
 
@@ -125,7 +128,11 @@ def _narrow(wide: NDArray[Any], name: str) -> NDArray[np.uint8]:
     for top in range(0, len(wide), 256):
         band = wide[top : top + 256].astype(np.int32)
         if band.min() < 0 or band.max() > 65_535:
-            raise MediaError("Grey values must lie in 0 to 65,535.", subject=name)
+            raise MediaError(
+                "Grey values must lie in 0 to 65,535.",
+                subject=name,
+                remedy="Convert it to 8-bit grey or RGB.",
+            )
         pixels[top : top + 256] = ((band + 128) // 257)[:, :, None]
     return pixels
 

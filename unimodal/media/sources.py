@@ -86,7 +86,11 @@ def open_size(source: Source, max_bytes: int) -> int:
                 remedy="Check the path and its permissions.",
             ) from None
         if not stat.S_ISREG(status.st_mode):
-            raise MediaError("A regular file is needed, but this is not one.", subject=name)
+            raise MediaError(
+                "A regular file is needed, but this is not one.",
+                subject=name,
+                remedy="Name a file, not a folder or a device.",
+            )
         size = status.st_size
     if size == 0:
         raise MediaError("The file is empty (0 bytes).", subject=name, remedy="Fetch it again.")
@@ -126,7 +130,11 @@ def load(source: Source, max_bytes: int, formats: tuple[str, ...], kind: str) ->
                 remedy="Check the path and its permissions.",
             ) from None
         if len(data) > max_bytes:
-            raise MediaError(f"The file grew over {max_bytes:,} bytes while read.", subject=name)
+            raise MediaError(
+                f"The file grew over {max_bytes:,} bytes while read.",
+                subject=name,
+                remedy="Wait until it is whole, or raise the byte limit in `MediaLimits`.",
+            )
     found = sniff(data[:64])
     if not found and "G722" in formats and Path(name).suffix.lower() == ".g722":
         found = "G722"

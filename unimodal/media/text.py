@@ -74,5 +74,7 @@ def write_text(text: str, path: str | os.PathLike[str]) -> None:
         Path(os.fspath(path)).write_bytes(text.encode("utf-8"))
     except OSError as error:
         raise MediaError(
-            f"The file cannot be written ({type(error).__name__}).", subject=os.fspath(path)
+            f"The file cannot be written ({type(error).__name__}).",
+            subject=os.fspath(path),
+            remedy="Check its folder, permissions and the space on the disk.",
         ) from None

@@ -59,6 +59,7 @@ def write_video(video: Video, path: str | os.PathLike[str]) -> None:
         raise MediaError(
             f"A video is written as {', '.join(_CODECS)}, but the path ends in {suffix!r}.",
             subject=name,
+            remedy="Choose another ending.",
         )
     try:
         if suffix == ".gif":
@@ -67,7 +68,9 @@ def write_video(video: Video, path: str | os.PathLike[str]) -> None:
             _write_av(video, name, _CODECS[suffix])
     except OSError as error:
         raise MediaError(
-            f"The file cannot be written ({type(error).__name__}).", subject=name
+            f"The file cannot be written ({type(error).__name__}).",
+            subject=name,
+            remedy="Check its folder, permissions and the space on the disk.",
         ) from None
 
 

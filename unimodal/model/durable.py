@@ -67,7 +67,9 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         return load_file(path)
     except (OSError, SafetensorError) as error:
         raise CheckpointError(
-            f"The file cannot be read as safetensors ({type(error).__name__}).", subject=str(path)
+            f"The file cannot be read as safetensors ({type(error).__name__}).",
+            subject=str(path),
+            remedy="It is missing, cut or damaged: restore it from a copy.",
         ) from None
 
 
@@ -83,7 +85,11 @@ def durable_folder(target: Path, facts: Mapping[str, Any]) -> Iterator[Path]:
         CheckpointError: if `target` exists, or the disk refuses to take it.
     """
     if target.exists():
-        raise CheckpointError("It exists, and is never overwritten.", subject=str(target))
+        raise CheckpointError(
+            "It exists, and is never overwritten.",
+            subject=str(target),
+            remedy="Move it away, or name another folder.",
+        )
     save_id = uuid.uuid4().hex[:12]
     work = target.with_name(f"{target.name}{TEMPORARY}{save_id}")
     try:

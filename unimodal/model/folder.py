@@ -214,6 +214,7 @@ def read_config(folder: Path) -> DecoderConfig:
         raise CheckpointError(
             f"Its format is {written.get('format')!r}, but this version reads {FORMAT}.",
             subject=str(folder / CONFIG),
+            remedy="Open it with the version that wrote it, or train anew.",
         )
     config: DecoderConfig = config_from_dict(
         DecoderConfig, written["decoder"], str(folder / CONFIG)
@@ -245,12 +246,17 @@ def load_weights(decoder: Decoder, path: Path) -> None:
         have, want = tensors.get(name), expected.get(name)
         if have is None or want is None:
             which = "is missing" if have is None else "is not one of this model"
-            raise CheckpointError(f"Weight `{name}` {which}.", subject=str(path))
+            raise CheckpointError(
+                f"Weight `{name}` {which}.",
+                subject=str(path),
+                remedy="It is of another model or config: name the folder that it came with.",
+            )
         if have.shape != want.shape:
             raise CheckpointError(
                 f"Weight `{name}` must have shape {tuple(want.shape)}, "
                 f"but has {tuple(have.shape)}.",
                 subject=str(path),
+                remedy="It is of another model or config: name the folder that it came with.",
             )
     decoder.load_state_dict(tensors)
 
@@ -290,7 +296,15 @@ def _read_json(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"It cannot be read as JSON ({error}).", subject=str(path)) from None
+        raise CheckpointError(
+            f"It cannot be read as JSON ({error}).",
+            subject=str(path),
+            remedy="It is missing or damaged: restore the folder from a copy.",
+        ) from None
     if not isinstance(value, dict):
-        raise CheckpointError("It must hold a JSON object.", subject=str(path))
+        raise CheckpointError(
+            "It must hold a JSON object.",
+            subject=str(path),
+            remedy="It is missing or damaged: restore the folder from a copy.",
+        )
     return value

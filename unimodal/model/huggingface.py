@@ -66,7 +66,11 @@ def read_huggingface(folder: Path | str) -> tuple[DecoderConfig, dict[str, Tenso
     try:
         written = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"It cannot be read as JSON ({error}).", subject=str(path)) from None
+        raise CheckpointError(
+            f"It cannot be read as JSON ({error}).",
+            subject=str(path),
+            remedy="Fetch the folder again.",
+        ) from None
     config = config_of(written, str(path))
     if (folder / INDEX).is_file():
         try:
@@ -76,6 +80,7 @@ def read_huggingface(folder: Path | str) -> tuple[DecoderConfig, dict[str, Tenso
             raise CheckpointError(
                 f"It must hold a `weight_map` of names to files ({type(error).__name__}: {error}).",
                 subject=str(folder / INDEX),
+                remedy="Fetch the folder again.",
             ) from None
     else:
         names = [WEIGHTS]
@@ -102,9 +107,17 @@ def config_of(written: Mapping[str, Any], subject: str = "config.json") -> Decod
         _refuse_foreign(written, subject)
         return _config_of(written)
     except KeyError as error:
-        raise CheckpointError(f"The key {error} is missing.", subject=subject) from None
+        raise CheckpointError(
+            f"The key {error} is missing.",
+            subject=subject,
+            remedy="Give the folder of a Qwen3 model, as transformers saves it.",
+        ) from None
     except (TypeError, ValueError, AttributeError) as error:
-        raise CheckpointError(f"It is not a Qwen3 config ({error}).", subject=subject) from None
+        raise CheckpointError(
+            f"It is not a Qwen3 config ({error}).",
+            subject=subject,
+            remedy="Give the folder of a Qwen3 model, as transformers saves it.",
+        ) from None
 
 
 def _config_of(written: Mapping[str, Any]) -> DecoderConfig:
@@ -374,14 +387,20 @@ def _parts(block: Block, number: int) -> list[tuple[Tensor, dict[str, int]]]:
 
 def _get(state: Mapping[str, Tensor], key: str) -> Tensor:
     if key not in state:
-        raise CheckpointError(f"Weight `{key}` is missing.", subject=MODEL_TYPE)
+        raise CheckpointError(
+            f"Weight `{key}` is missing.",
+            subject=MODEL_TYPE,
+            remedy="Its weights and its config are not of one model: fetch both again.",
+        )
     return state[key]
 
 
 def _copy(own: Tensor, given: Tensor, key: str) -> None:
     if own.shape != given.shape:
         raise CheckpointError(
-            f"It has shape {tuple(given.shape)}, but must have {tuple(own.shape)}.", subject=key
+            f"It has shape {tuple(given.shape)}, but must have {tuple(own.shape)}.",
+            subject=key,
+            remedy="Its weights and its config are not of one model: fetch both again.",
         )
     own.copy_(given)
 

@@ -131,6 +131,8 @@ def _read(path: Path) -> dict[str, Any]:
         value: dict[str, Any] = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError) as error:
         raise CheckpointError(
-            f"It holds no tokenizer that can be read ({type(error).__name__}).", subject=str(path)
+            f"It holds no tokenizer that can be read ({type(error).__name__}).",
+            subject=str(path),
+            remedy="Name the folder of a trained tokenizer or model.",
         ) from None
     return value

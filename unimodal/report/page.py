@@ -37,7 +37,11 @@ def write_report(run: Path | str) -> Path:
     """
     run = Path(run)
     if not run.is_dir():
-        raise CheckpointError("There is no such run.", subject=str(run))
+        raise CheckpointError(
+            "There is no such run.",
+            subject=str(run),
+            remedy="Check the path: a run is a folder, such as runs/NAME.",
+        )
     data = _read_json(run / DATA_FILE)
     results_path = run / str(data.get("results_file", RESULTS_FILE))
     results = read_results(results_path) if results_path.is_file() else {}
@@ -371,5 +375,9 @@ def _read_json(path: Path) -> dict[str, Any]:
     try:
         found = json.loads(path.read_text("utf-8"))
     except ValueError:
-        raise CheckpointError("It is no JSON.", subject=str(path)) from None
+        raise CheckpointError(
+            "It is no JSON.",
+            subject=str(path),
+            remedy="Remove it, and write it again with `unimodal eval RUN`.",
+        ) from None
     return found if isinstance(found, dict) else {}

@@ -109,7 +109,10 @@ def _held_out(
     if note := records.note(name):
         evaluation.notes.append(note)
     if not values:
-        raise DataError(f"None of its records in `{split}` can be read.")
+        raise DataError(
+            f"None of its records in `{split}` can be read.",
+            remedy="Correct them: `unimodal data validate PATH` names every error.",
+        )
     return split, values
 
 

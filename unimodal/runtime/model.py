@@ -374,7 +374,11 @@ def _experiment(folder: Path) -> dict[str, Any]:
             try:
                 written = json.loads(path.read_text("utf-8"))
             except ValueError as error:
-                raise CheckpointError(f"It is not JSON ({error}).", subject=str(path)) from None
+                raise CheckpointError(
+                    f"It is not JSON ({error}).",
+                    subject=str(path),
+                    remedy="Restore it from a copy; the run wrote it when it began.",
+                ) from None
             if isinstance(written, dict):
                 return written
     return {}

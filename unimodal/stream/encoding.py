@@ -237,7 +237,8 @@ def _read(
             check_length(document, len(tokens), longest)
             if is_switch and segment.modality not in vocabulary.openers_listed:
                 raise DataError(
-                    f"A free document goes on with `{segment.modality}`, which is no listed opener."
+                    f"A free document goes on with `{segment.modality}`, no listed opener.",
+                    remedy="List it below `openers:`.",
                 )
             pieces.append(_frame(segment, modality, tokens, vocabulary, rng, is_switch))
         except (GrammarError, VocabularyError) as error:
@@ -265,9 +266,16 @@ def _encode(
     value = segment.value
     tokens = value if isinstance(value, Tokens) else modality.encode(value)
     if tokens.features is not None and not bool(tokens.features.isfinite().all()):
-        raise DataError(f"A `{segment.modality}` value has features that are not finite.")
+        raise DataError(
+            f"A `{segment.modality}` value has features that are not finite.",
+            remedy="Take NaN and infinity out of the value.",
+        )
     if len(tokens) == 0 and not modality.is_discrete:
-        raise DataError(f"A `{segment.modality}` value has no positions.", subject=subject)
+        raise DataError(
+            f"A `{segment.modality}` value has no positions.",
+            subject=subject,
+            remedy="Leave it out: it is empty, or too short for one position.",
+        )
     if segment.objective != "none" and tokens.ids is None:
         raise DataError(
             f"Modality `{segment.modality}` has no ids to predict: its objective must be none.",

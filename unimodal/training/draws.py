@@ -290,6 +290,7 @@ def check_streams(streams: Mapping[str, Stream]) -> None:
             raise DataError(
                 f"Task `{name}` has no records in the split `{stream.source.split}`.",
                 subject=stream.source.name,
+                remedy="Give it data with such records, or leave the task out.",
             )
 
 

@@ -38,7 +38,10 @@ class Ema:
         """
         if tensors.keys() != self.average.keys():
             odd = min(tensors.keys() ^ self.average.keys())
-            raise CheckpointError(f"The saved average and the model differ in weight `{odd}`.")
+            raise CheckpointError(
+                f"The saved average and the model differ in weight `{odd}`.",
+                remedy="Resume with the settings of the run, or choose another `run_dir`.",
+            )
         for name, tensor in tensors.items():
             self.average[name].copy_(tensor)
 

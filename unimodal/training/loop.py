@@ -106,7 +106,8 @@ class Loop:
         if self.config.rows_per_step % world_size():
             raise DataError(
                 f"`training.rows_per_step` must be a multiple of the number of ranks "
-                f"({world_size()}), but is {self.config.rows_per_step}."
+                f"({world_size()}), but is {self.config.rows_per_step}.",
+                remedy="Change it, or the number of processes.",
             )
         self.parameters = [(n, p) for n, p in trainee.named_parameters() if p.requires_grad]
         self.optimizer = build_optimizer(self.parameters, settings.optimizer)

@@ -131,7 +131,8 @@ def load_optimizer_state(
         parameter = known.get(name)
         if parameter is None or (kind != "step" and tensor.shape != parameter.shape):
             raise CheckpointError(
-                f"Optimizer state `{key}` with shape {tuple(tensor.shape)} fits no parameter."
+                f"Optimizer state `{key}` with shape {tuple(tensor.shape)} fits no parameter.",
+                remedy="Resume with the settings of the run, or choose another `run_dir`.",
             )
         # A step count stays where the optimizer makes it: on the CPU, unless it is fused elsewhere.
         optimizer.state_of(parameter)[kind] = tensor.to(parameter.device).clone()

@@ -62,7 +62,11 @@ def read_course(run: Path) -> Course:
     trained = [line for line in lines if line.get("kind") == "train"]
     held_out = [line for line in lines if line.get("kind") == "held_out"]
     if not trained or not held_out:
-        raise CheckpointError("Its metrics hold no step or no evaluation.", subject=str(path))
+        raise CheckpointError(
+            "Its metrics hold no step or no evaluation.",
+            subject=str(path),
+            remedy="Train it with evaluation, at least to the first one.",
+        )
     last = trained[-1]
     losses = [line["loss"] for line in held_out]
     return Course(

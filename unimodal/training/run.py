@@ -251,7 +251,9 @@ def _pick_step(config: ExperimentConfig, run: Path) -> int:
     if newest is None:
         if config.resume == "must":
             raise CheckpointError(
-                "`resume` is must, but no checkpoint in the run folder verifies.", subject=str(run)
+                "`resume` is must, but no checkpoint in the run folder verifies.",
+                subject=str(run),
+                remedy="Start it with `resume=auto`, or name another `run_dir`.",
             )
         return -1
     return read_checkpoint(newest).progress.step
@@ -290,6 +292,8 @@ def read_experiment(run: Path) -> dict[str, Any]:
         values: dict[str, Any] = json.loads((run / EXPERIMENT).read_text("utf-8"))
     except (OSError, ValueError) as error:
         raise CheckpointError(
-            f"It has no readable `{EXPERIMENT}` ({type(error).__name__}).", subject=str(run)
+            f"It has no readable `{EXPERIMENT}` ({type(error).__name__}).",
+            subject=str(run),
+            remedy="Name the folder of a run, as `unimodal train` writes it.",
         ) from None
     return values

@@ -163,7 +163,11 @@ class Emoji(Recipe):
                 rows.append({**row, "license": STYLES[style][1], "picture": len(rows)})
                 pictures.append(picture)
         if not rows:
-            raise DataError("The packages hold no drawing of a known concept.", subject=self.name)
+            raise DataError(
+                "The packages hold no drawing of a known concept.",
+                subject=self.name,
+                remedy="It is of another version, or damaged: fetch the listed one.",
+            )
         pixels = np.stack(pictures)
         splits = hold_out(rows, group_drawings(pixels))
         for row, split in zip(rows, splits, strict=True):
@@ -232,7 +236,11 @@ class Emoji(Recipe):
                         facts = {"base": base, "tone": tone, "group": item.get("group", -1)}
                         concepts[code] = {**facts, "label": entry["label"]}
         if not concepts:
-            raise DataError("The English names are missing.", subject=str(archive))
+            raise DataError(
+                "The English names are missing.",
+                subject=str(archive),
+                remedy="It is of another version, or damaged: fetch the listed one.",
+            )
         return concepts, labels
 
     def _drawings(

@@ -67,6 +67,7 @@ class FashionMnist(Recipe):
                 raise DataError(
                     f"Pictures {images.shape} and labels {labels.shape} do not fit.",
                     subject=str(archive),
+                    remedy="It is of another version, or damaged: fetch the listed one.",
                 )
             for index, label in enumerate(labels.tolist()):
                 key = f"{part}-{index:05d}"
@@ -104,7 +105,11 @@ class FashionMnist(Recipe):
 
     def _file(self, files: dict[str, bytes], archive: Path, name: str) -> bytes:
         if _FOLDER + name not in files:
-            raise DataError(f"Member `{_FOLDER}{name}` is missing.", subject=str(archive))
+            raise DataError(
+                f"Member `{_FOLDER}{name}` is missing.",
+                subject=str(archive),
+                remedy="It is of another version, or damaged: fetch the listed one.",
+            )
         return gzip.decompress(files[_FOLDER + name])
 
 
@@ -117,5 +122,8 @@ def read_idx(data: bytes) -> NDArray[np.uint8]:
     axes = data[3] if len(data) > 3 and data[:3] == b"\0\0\x08" else 0
     shape = tuple(int.from_bytes(data[4 + 4 * i : 8 + 4 * i], "big") for i in range(axes))
     if not 1 <= axes <= 4 or len(data) != 4 + 4 * axes + int(np.prod(shape, dtype=np.int64)):
-        raise DataError(f"This is not an IDX file of bytes (shape {shape}, {len(data)} bytes).")
+        raise DataError(
+            f"This is not an IDX file of bytes (shape {shape}, {len(data)} bytes).",
+            remedy="It is of another version, or damaged: fetch the listed one.",
+        )
     return np.frombuffer(data, np.uint8, offset=4 + 4 * axes).reshape(shape)

@@ -50,6 +50,7 @@ class Genome(Recipe):
                 f"The file must hold one record, {self.accession}, but holds "
                 f"{[record.id for record in records][:3]}.",
                 subject=self.member_name,
+                remedy="It is of another version, or damaged: fetch the listed one.",
             )
         bases = np.frombuffer(records[0].bases.upper().encode("ascii"), np.uint8)
         write_arrays(folder / "genome.safetensors", {"bases": bases})

@@ -64,6 +64,7 @@ class MovingDigitsRecipe(Recipe):
                 raise DataError(
                     f"Digit {digit} must hold numbers from 0 to 1, in rows of 784.",
                     subject=str(archives["mnist"]),
+                    remedy="It is of another version, or damaged: fetch the listed one.",
                 )
             images = np.rint(values[: 784 * number] * 255).astype(np.uint8)
             digits.append(images.reshape(number, 28, 28))
