@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from unimodal.kernels.attention import attention, plan_attention
+from unimodal.kernels.attention.tokens import plan_tokens
 from unimodal.kernels.bench import layouts
 from unimodal.kernels.bench.compilers import no_compiler
 from unimodal.kernels.bench.spec import OURS, Contender, Missing, Problem, Spec, random
@@ -172,12 +173,16 @@ def _flex(
     placed: layouts.Layout,
     by_kind: Sequence[layouts.BenchPattern],
 ) -> Contender | Missing:
-    """FlexAttention, compiled, with a block mask made of the same integers a token."""
+    """FlexAttention, compiled, with a block mask made of the same integers a token.
+
+    It gets the permutation that ours works in, and is timed with it.
+    """
     if (missing := no_compiler(spec.device)) is not None:
         return missing
     flex = importlib.import_module("torch.nn.attention.flex_attention")
-    table = layouts.table(placed, by_kind)
     rule = layouts.Rule.of(by_kind)
+    planned = plan_tokens(placed, rule.programs)  # type: ignore[arg-type]
+    table, order = planned.tokens.unbind(0), planned.order
     q, k, v = tensors
     held: dict[str, Any] = {}
     run = torch.compile(flex.flex_attention, dynamic=False)
@@ -194,14 +199,18 @@ def _flex(
         held["mask"] = build(mask_mod, spec.batch, None, spec.seq, spec.seq, device=spec.device)
 
     def forward() -> tuple[Tensor]:
+        given: Sequence[Tensor] = (q, k, v)
+        if order is not None:
+            given = [x.flatten(0, 1).index_select(0, order).view(x.shape) for x in given]
         out = run(
-            q.transpose(1, 2),
-            k.transpose(1, 2),
-            v.transpose(1, 2),
+            *(x.transpose(1, 2) for x in given),
             block_mask=held["mask"],
             enable_gqa=spec.heads != spec.kv_heads,
-        )
-        return (out.transpose(1, 2),)
+        ).transpose(1, 2)
+        if order is not None:
+            flat = out.flatten(0, 1)
+            out = torch.empty_like(flat).index_copy(0, order, flat).view(q.shape)
+        return (out,)
 
     if spec.device == "cuda":
         return Contender(forward, prepare, note="compiled, block mask")

@@ -211,11 +211,6 @@ class Rule:
         return cls(programs, table.reshape(-1, 4), torch.tensor(programs.codes))
 
 
-def table(placed: Layout, by_kind: Sequence[BenchPattern]) -> list[Tensor]:
-    """The integers of each position that rules read, each [B, T]."""
-    return list(_table(placed, Rule.of(by_kind).programs).unbind(0))
-
-
 def _table(placed: Layout, programs: forms.Programs) -> Tensor:
     # A layout has all that is read of coordinates, whose own module needs more than torch.
     return tokens.token_table(placed, programs)  # type: ignore[arg-type]

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from unimodal import patterns
+from unimodal.kernels.attention.tokens import token_table
 from unimodal.kernels.bench import layouts
 from unimodal.kernels.bench.spec import Spec
 from unimodal.types import Coordinates
@@ -43,8 +44,9 @@ def test_the_scalar_rule_is_the_mask(written: str) -> None:
     spec = spec_of(written)
     placed = layouts.layout(spec)
     by_kind = layouts.kinds(spec)
-    table = layouts.table(placed, by_kind)
-    sees = layouts.scalar_rule(layouts.Rule.of(by_kind))
+    rule = layouts.Rule.of(by_kind)
+    table = token_table(placed, rule.programs).unbind(0)
+    sees = layouts.scalar_rule(rule)
     mask = layouts.visible(placed, placed, by_kind)
     for q, k in [(0, 0), (5, 2), (13, 20), (20, 13), (20, 19), (30, 29), (30, 2)]:
         seen = sees([row[1, q] for row in table], [row[1, k] for row in table])

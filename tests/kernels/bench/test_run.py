@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from unimodal.errors import BackendUnavailableError, ConfigError
-from unimodal.kernels.bench import elementwise, numerics, run
+from unimodal.kernels.bench import attention, elementwise, numerics, run
 from unimodal.kernels.bench.spec import OURS, PLAIN, Contender, Missing, Problem, Spec, choose
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -52,6 +52,28 @@ def test_the_share_of_a_build_is_counted() -> None:
     ours = next(row for row in alone if row["contender"] == OURS and row["direction"] == "forward")
     assert ours["build_ms"] > 0
     assert ours["ms"] > ours["build_ms"]
+
+
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
+@pytest.mark.parametrize("pattern", ["column", "row"])
+def test_flex_attention_is_right_in_the_order_that_ours_works_in(
+    pattern: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(attention, "no_compiler", lambda device: None)
+    monkeypatch.setattr(torch, "compile", lambda function, **_: function)
+    moved: list[Tensor] = []
+    plan = attention.plan_tokens
+    monkeypatch.setattr(
+        attention, "plan_tokens", lambda *given: moved.append(plan(*given).order) or plan(*given)
+    )
+    problem = run.problem_of(replace(QUICK, op="attention", pattern=pattern, seq=80))
+    flex = problem.makers["flex"]()
+    assert isinstance(flex, Contender)
+    assert flex.prepare is not None
+    flex.prepare()
+    checks = numerics.check(problem, flex, numerics.truth(problem), backward=False)
+    assert [check.is_right for check in checks] == [True]
+    assert (moved[0] is not None) == (pattern == "column")
 
 
 @pytest.mark.parametrize("which", ["output", "gradient"])
