@@ -234,7 +234,7 @@ def test_a_huge_file_costs_itself_alone(tmp_path: Path) -> None:
 def test_a_folder_of_captions_counts_every_bad_file(
     kind: str, corpus: list[BadInput], tmp_path: Path
 ) -> None:
-    """Also those whose content no longer shows what they were; read ahead by the feed's thread."""
+    """Also those whose content no longer shows what they were; read ahead by the feed's worker."""
     source = tmp_path / "corpus"
     (source / kind).mkdir(parents=True)
     for item in corpus:
