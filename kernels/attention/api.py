@@ -22,7 +22,7 @@ from unimodal.errors import ShapeError
 from unimodal.kernels.attention import cpu, reference
 from unimodal.kernels.attention.contract import AttentionPlan, why_no_kernel
 from unimodal.kernels.attention.tokens import TOKEN_TENSORS
-from unimodal.kernels.dispatch import choose, register
+from unimodal.kernels.dispatch import choose, on_own_device, register
 
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
@@ -146,6 +146,8 @@ def _check(q: Tensor, k: Tensor, v: Tensor) -> None:
             "`q` must have shape (B, T, N, H), `k` and `v` (B, T, K, H), but they have "
             f"{tuple(q.shape)}, {tuple(k.shape)}, {tuple(v.shape)}."
         )
+    if not q.shape[3]:
+        raise ShapeError(f"`q` must have a head size of at least 1, but has {tuple(q.shape)}.")
     fits = q.shape[:2] == k.shape[:2] and q.shape[3] == k.shape[3]
     if not fits or not k.shape[2] or q.shape[2] % k.shape[2]:
         raise ShapeError(
@@ -171,6 +173,7 @@ def _implementation(q: Tensor, plan: list[Tensor]) -> ModuleType:
     return reference
 
 
+@on_own_device
 def _forward(
     q: Tensor, k: Tensor, v: Tensor, plan: list[Tensor], scale: float
 ) -> tuple[Tensor, Tensor]:
@@ -178,6 +181,7 @@ def _forward(
     return result
 
 
+@on_own_device
 def _backward(
     grad: Tensor,
     q: Tensor,

@@ -22,7 +22,7 @@ from unimodal.kernels.attention.contract import PatternLike, why_no_kernel
 from unimodal.kernels.attention.forms import Programs
 from unimodal.kernels.attention.plan import programs_of
 from unimodal.kernels.attention.tokens import SLOT_FIELDS
-from unimodal.kernels.dispatch import choose
+from unimodal.kernels.dispatch import choose, on_own_device
 
 _library = torch.library.Library("unimodal", "FRAGMENT")
 _library.define(
@@ -169,7 +169,8 @@ def attend_cached(
     if isinstance(plan, SlotPlan):
         # On the CPU it was asked for by name, when the plan was made.
         impl = None if q.device.type == "cuda" else "triton"
-        if choose("attention", q, k_cache, impl=impl, unsupported=why_no_kernel(q)) == "triton":
+        read = (q, k_cache, v_cache, plan.queries, plan.keys)
+        if choose("attention", *read, impl=impl, unsupported=why_no_kernel(q)) == "triton":
             tensors = (plan.queries, plan.keys, plan.lengths, *plan.programs)
             result: Tensor = torch.ops.unimodal.attend_cached(
                 q, k_cache, v_cache, *tensors, block_table
@@ -187,6 +188,7 @@ def attend_cached(
     return reference.attend_dense(q, k_cache, v_cache, visible, q.shape[3] ** -0.5)[0]
 
 
+@on_own_device
 def _attend_cached(q: Tensor, k: Tensor, v: Tensor, *rest: Any) -> Tensor:
     # The decoding kernels' own module, so that nobody without triton imports it.
     decode = importlib.import_module("unimodal.kernels.attention.triton_decode")
@@ -262,6 +264,11 @@ def _check_cache(q: Tensor, k: Tensor, v: Tensor, block_table: Tensor | None) ->
         raise ShapeError(
             "`q` must have shape (B, Tq, N, H) and `k_cache` (B, S, K, H), but they have "
             f"{tuple(q.shape)} and {tuple(k.shape)}."
+        )
+    if not all(x.is_floating_point() for x in (q, k, v)):
+        raise ShapeError(
+            "`q`, `k_cache` and `v_cache` must have floating dtypes, but have "
+            f"{q.dtype}, {k.dtype}, {v.dtype}."
         )
     batch, _, heads, size = q.shape
     groups = k.shape[2]

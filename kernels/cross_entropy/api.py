@@ -103,9 +103,8 @@ def linear_nll(
         chosen = _implementation(impl, hidden, joined, target)
         if chosen == "reference":
             return reference.nll_and_correct(hidden, joined, target)
-        nll, correct = _module(chosen).nll_and_correct(
-            hidden, joined, target, _low_precision(hidden)
-        )
+        run = dispatch.on_own_device(_module(chosen).nll_and_correct)
+        nll, correct = run(hidden, joined, target, _low_precision(hidden))
         return nll, correct
 
 
@@ -176,6 +175,7 @@ def _module(impl: str) -> Any:
     )
 
 
+@dispatch.on_own_device
 def _loss_and_grads(
     hidden: Tensor,
     weight: Tensor,

@@ -15,10 +15,11 @@ import importlib
 import importlib.util
 import logging
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Concatenate, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
@@ -27,6 +28,9 @@ from unimodal.errors import BackendUnavailableError, ConfigError, ShapeError
 
 IMPLS = ("auto", "reference", "cpu", "triton")
 """What a caller may ask for."""
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 _log = logging.getLogger(__name__)
 _registered: dict[str, tuple[str, ...]] = {}
@@ -136,6 +140,23 @@ def using(impl: str) -> Iterator[None]:
         yield
     finally:
         _default = before
+
+
+def on_own_device(run: Callable[Concatenate[Tensor, P], R]) -> Callable[Concatenate[Tensor, P], R]:
+    """Run an operator with its first argument's card as the current one.
+
+    Triton launches on the current card, whichever its inputs are on, and torch changes it for no
+    operator that is written in Python.
+    """
+
+    @functools.wraps(run)
+    def there(first: Tensor, *rest: P.args, **named: P.kwargs) -> R:
+        if first.device.type != "cuda":
+            return run(first, *rest, **named)
+        with torch.cuda.device(first.device):
+            return run(first, *rest, **named)
+
+    return there
 
 
 def explain() -> list[Explanation]:

@@ -86,6 +86,7 @@ def _module(impl: str) -> Any:
     return cpu if impl == "cpu" else reference
 
 
+@dispatch.on_own_device
 def _dna_ngrams(letters: Tensor, n: int, overlapping: bool, num_letters: int, impl: str) -> Tensor:
     if not len(letters):
         return letters.new_empty(0, dtype=id_dtype(n, num_letters))

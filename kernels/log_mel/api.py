@@ -101,6 +101,7 @@ def _module(impl: str) -> Any:
     return importlib.import_module(f"unimodal.kernels.log_mel.{impl}")
 
 
+@dispatch.on_own_device
 def _log_mel(samples: Tensor, lengths: list[int], num_mels: int) -> Tensor:
     features: Tensor = _module("triton").log_mel_batch(samples, lengths, num_mels)
     return features

@@ -58,6 +58,7 @@ def _module(impl: str) -> Any:
     return cpu if impl == "cpu" else importlib.import_module("unimodal.kernels.nearest_code.triton")
 
 
+@dispatch.on_own_device
 def _nearest_code(x: Tensor, codebook: Tensor, impl: str) -> Tensor:
     index: Tensor = _module(impl).nearest_code(x, codebook)
     return index

@@ -213,15 +213,17 @@ def _module(impl: str) -> Any:
     return cpu if impl == "cpu" else importlib.import_module("unimodal.kernels.qk_prologue.triton")
 
 
-def _forward(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
-    *inputs, impl = arguments
-    out_q, out_k, out_v = _module(impl).forward(Inputs(*inputs))
+@dispatch.on_own_device
+def _forward(q: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
+    *inputs, impl = rest
+    out_q, out_k, out_v = _module(impl).forward(Inputs(q, *inputs))
     return out_q, out_k, out_v
 
 
-def _backward(*arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    *inputs, grad_q, grad_k, grad_v, impl = arguments
-    results = _module(impl).backward(Inputs(*inputs), grad_q, grad_k, grad_v)
+@dispatch.on_own_device
+def _backward(q: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    *inputs, grad_q, grad_k, grad_v, impl = rest
+    results = _module(impl).backward(Inputs(q, *inputs), grad_q, grad_k, grad_v)
     out_q, out_k, out_v, out_q_weight, out_k_weight = results
     return out_q, out_k, out_v, out_q_weight, out_k_weight
 

@@ -168,6 +168,7 @@ def _module(impl: str) -> Any:
     return cpu if impl == "cpu" else importlib.import_module("unimodal.kernels.rms_norm.triton")
 
 
+@dispatch.on_own_device
 def _forward(
     x: Tensor, update: Tensor | None, weight: Tensor, eps: float, dtype: torch.dtype, impl: str
 ) -> tuple[Tensor, Tensor]:
@@ -175,6 +176,7 @@ def _forward(
     return total, normed
 
 
+@dispatch.on_own_device
 def _backward(
     total: Tensor,
     weight: Tensor,

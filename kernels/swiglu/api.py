@@ -76,11 +76,13 @@ def _module(impl: str) -> Any:
     return cpu if impl == "cpu" else importlib.import_module("unimodal.kernels.swiglu.triton")
 
 
+@dispatch.on_own_device
 def _forward(gate_up: Tensor, impl: str) -> Tensor:
     out: Tensor = _module(impl).forward(gate_up)
     return out
 
 
+@dispatch.on_own_device
 def _backward(gate_up: Tensor, grad: Tensor, impl: str) -> Tensor:
     out: Tensor = _module(impl).backward(gate_up, grad)
     return out

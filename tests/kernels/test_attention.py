@@ -355,6 +355,8 @@ def test_shapes_and_plans_that_do_not_fit_are_refused() -> None:
     q, k, v = inputs(plan.shape, 4, 2, 8, torch.float32)
     with pytest.raises(ShapeError, match="divides 4"):
         attention(q, k[:, :, :1].expand(-1, -1, 3, -1), v[:, :, :1].expand(-1, -1, 3, -1), plan)
+    with pytest.raises(ShapeError, match="head size of at least 1"):
+        attention(q[..., :0], k[..., :0], v[..., :0], plan)
     with pytest.raises(ShapeError, match="one floating dtype"):
         attention(q, k, v.double(), plan)
     with pytest.raises(ShapeError, match="must be made for the batch"):

@@ -165,6 +165,8 @@ def test_what_does_not_fit_is_refused(random_slots) -> None:
     attend_cached(q, pages, pages, plan, table)
     with pytest.raises(ShapeError, match=r"`q` must have shape \(B, Tq, N, H\)"):
         attend_cached(q[0], k, v, plan)
+    with pytest.raises(ShapeError, match=r"floating dtypes, but have .*, torch.int8, torch.int8"):
+        attend_cached(q, k.to(torch.int8), v.to(torch.int8), plan)
     with pytest.raises(ShapeError, match="dividing 4"):
         attend_cached(q, *[x[:, :, :1].expand(1, 32, 3, 8) for x in (k, v)], plan)
     with pytest.raises(ShapeError, match="must have the rows of `q`"):

@@ -1,6 +1,8 @@
 """Which implementation runs, and what is said of it."""
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 import torch
@@ -44,6 +46,26 @@ def test_a_fallback_on_a_gpu_is_said_once(caplog: pytest.LogCaptureFixture) -> N
         "plain runs the reference: it has no Triton kernel yet.",
         "both runs the reference: it is float64.",
     ]
+
+
+def test_operators_run_with_the_card_of_their_tensors(monkeypatch: pytest.MonkeyPatch) -> None:
+    current: list[torch.device] = []
+
+    @contextmanager
+    def device(card: torch.device) -> Iterator[None]:
+        current.append(card)
+        yield
+        current.pop()
+
+    monkeypatch.setattr(torch.cuda, "device", device)
+
+    @dispatch.on_own_device
+    def run(first: torch.Tensor, *, named: int) -> tuple[list[torch.device], int]:
+        return list(current), named
+
+    assert run(torch.ones(1), named=1) == ([], 1)
+    assert run(cuda(), named=2) == ([torch.device("cuda:0")], 2)
+    assert not current
 
 
 @pytest.mark.parametrize("interpreted", [True, False])
