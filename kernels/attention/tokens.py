@@ -7,7 +7,7 @@ reference uses where a kernel cannot take the input. Tested against the patterns
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -90,7 +90,7 @@ def plan_tokens(coordinates: "Coordinates", programs: Programs) -> TokenPlan:
     rows = [list(condition) for condition in programs.conditions]
     return TokenPlan(
         tokens=tokens,
-        parameters=torch.tensor(rows, dtype=torch.int32, device=device).reshape(-1, 4),
+        parameters=_on(device, rows, torch.int32).reshape(-1, 4),
         visits=order,
         codes=torch.tensor(programs.codes, dtype=torch.int64),
         shape=(tokens.shape[1], tokens.shape[2]),
@@ -100,13 +100,21 @@ def plan_tokens(coordinates: "Coordinates", programs: Programs) -> TokenPlan:
 def token_table(coordinates: "Coordinates", programs: Programs) -> Tensor:
     """`FIELDS` integers of each position in stream order. int32 [FIELDS, B, T]."""
     c = coordinates
-    of_kind = torch.tensor(programs.of_kind, dtype=torch.int32, device=c.kind.device)
+    of_kind = _on(c.kind.device, programs.of_kind, torch.int32)
     segments = c.segment.amax() + 1 if c.segment.numel() else 1
     segment = c.document * segments + c.segment
     t, h, w = (x.to(torch.int32) for x in c.grid.unbind(-1))
     code = _codes(c.kind, c.full, t, of_kind)
     rows = (c.index, c.document, segment, code, t, h, w)
     return torch.stack([row.to(torch.int32) for row in rows]).contiguous()
+
+
+def _on(device: torch.device, values: Sequence[Any], dtype: torch.dtype) -> Tensor:
+    """A tensor of a few numbers. A copy to a GPU waits for all work there unless it is pinned."""
+    made = torch.tensor(values, dtype=dtype)
+    if device.type == "cuda" and torch.cuda.is_available():
+        made = made.pin_memory()
+    return made.to(device, non_blocking=True)
 
 
 def of_slots(slots: Tensor, of_kind: Tensor) -> tuple[Tensor, ...]:
@@ -136,7 +144,7 @@ def _column_order(tokens: Tensor, programs: Programs) -> Tensor:
     """
     _, batch, length = tokens.shape
     device = tokens.device
-    wants = torch.tensor((False, *programs.column_major), device=device)
+    wants = _on(device, (False, *programs.column_major), torch.bool)
     moves = wants[(tokens[3] % IS_FULL).long()]
     same = torch.zeros_like(moves)
     same[:, 1:] = moves[:, 1:] & moves[:, :-1] & (tokens[2, :, 1:] == tokens[2, :, :-1])
