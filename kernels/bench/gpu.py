@@ -3,9 +3,9 @@
     python -m unimodal.kernels.bench.gpu [--op NAME ...] [--minutes 9]
 
 Needs torch, triton and numpy alone. First it names the card. Then every case is checked twice
-(outputs and gradients must be right, and bit-equal in both runs unless the operator adds up in any
-order); then, while time is left, the cases are timed. Everything goes to
-`kernels/bench/results/<card>.json`. Exit code 1 if anything of ours is wrong, 2 without a GPU.
+(outputs and gradients must be right, and bit-equal in both runs); then, while time is left, the
+cases are timed. Everything goes to `kernels/bench/results/<card>.json`. Exit code 1 if anything of
+ours is wrong, 2 without a GPU.
 """
 
 import argparse
@@ -163,7 +163,7 @@ def _check(spec: Spec, results: dict[str, Any]) -> int:
     results["checked"].append(found)
     verdict = "right" if found["is_right"] else f"WRONG {found.get('error', found.get('checks'))}"
     print(f"check {_name(spec)}: {verdict}; same twice: {found.get('same_twice')}", flush=True)
-    return not found["is_right"]
+    return not (found["is_right"] and found.get("same_twice", False))
 
 
 def _time(spec: Spec, results: dict[str, Any]) -> int:

@@ -64,9 +64,18 @@ def loss_and_grads(
         out.addcmul_(weight[labels], at_target)
         rows = inputs.to(wide)
         grad_weight += torch.mm(logits.T, (rows * scale.unsqueeze(1)).to(work))
-        grad_weight.index_add_(0, labels, rows * at_target)
+        _add_rows(grad_weight, labels, rows * at_target)
     total = (loss_weight * (nll + z_loss * lse.square())).sum()
     return total, nll, grad_hidden.to(hidden.dtype), grad_weight.to(weight.dtype)
+
+
+def _add_rows(total: Tensor, labels: Tensor, rows: Tensor) -> None:
+    """Add rows where their labels say, always in the same order."""
+    if total.is_cuda:
+        # `index_add_` would add atomically there; this sorts.
+        total.index_put_((labels,), rows, accumulate=True)
+    else:
+        total.index_add_(0, labels, rows)
 
 
 def chunk_length(positions: int, classes: int, chunk_elements: int) -> int:

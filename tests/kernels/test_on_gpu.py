@@ -11,15 +11,12 @@ from unimodal.kernels.bench.spec import Spec
 
 pytestmark = pytest.mark.gpu
 
-ADDS_IN_ANY_ORDER: set[str] = set()
-"""Operators whose gradients are sums by atomic additions: right twice, but not bit-equal."""
-
 
 @pytest.mark.parametrize("spec", gpu.checked_specs(), ids=gpu._name)
 def test_outputs_and_gradients_are_right_twice(spec: Spec) -> None:
     found: dict[str, Any] = gpu.check_twice(spec)
     assert found["is_right"], found["checks"]
-    assert found["same_twice"] or spec.op in ADDS_IN_ANY_ORDER
+    assert found["same_twice"]
 
 
 def test_triton_runs_on_the_device() -> None:
