@@ -9,6 +9,7 @@ import torch
 from omegaconf import OmegaConf
 
 from unimodal.errors import ConfigError
+from unimodal.media import Audio, image_from_array, write_audio, write_image
 from unimodal.modality import build_modality
 from unimodal.model.decoder import Decoder
 from unimodal.tasks.base import build_task
@@ -152,6 +153,31 @@ def test_the_experiment_of_dna_trains_on_sequences_of_any_data_set(
     described = json.loads((result.folder / "model" / "experiment.json").read_text())
     assert described["tasks"]["genome"]["options"] == {"window": 768}
     assert result.progress.tokens > 500
+
+
+@pytest.mark.parametrize("layout", ["transcripts", "table"])
+@pytest.mark.parametrize("name", ["speech", "captions"])
+def test_experiments_train_on_a_folder_of_ones_own(name: str, layout: str, tmp_path: Path) -> None:
+    rng, data = np.random.default_rng(0), tmp_path / "data"
+    data.mkdir()
+    rows = ["file_name,text"]
+    for number in range(6):
+        file = data / f"{number}.{'wav' if name == 'speech' else 'png'}"
+        if name == "speech":
+            samples = rng.normal(0, 0.1, 6000).astype(np.float32)
+            write_audio(Audio(torch.from_numpy(samples), 16_000), file)
+        else:
+            write_image(image_from_array(rng.integers(0, 256, (24, 16, 3), np.uint8)), file)
+        rows.append(f"{file.name},{TEXTS[number % 3]}")
+        if layout == "transcripts":
+            file.with_suffix(".txt").write_text(TEXTS[number % 3])
+    if layout == "table":
+        (data / "metadata.csv").write_text("\n".join(rows) + "\n")
+    paths = (f"data.path={data}", f"run_dir={tmp_path / 'run'}", "device=cpu")
+    result = train(compose([f"experiment={name}", *SMALL, *paths]))
+    assert result.finished
+    assert result.progress.tokens > 50
+    assert not (result.folder / "bad_samples.jsonl").exists()
 
 
 def test_the_schema_alone_is_a_config() -> None:
