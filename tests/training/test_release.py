@@ -43,6 +43,23 @@ def test_a_release_is_small_and_draws_on_no_path(run: Path, tmp_path: Path) -> N
     assert release.release(run, out, machine="m", about="Again.") == out
 
 
+def test_a_card_counts_the_runs_that_it_started_from(
+    run: Path, experiment: Make, tmp_path: Path
+) -> None:
+    later = tmp_path / "machine" / "later"
+    train(experiment({"init_from": str(run), "run_dir": str(later)}), later)
+    both, first = release.read_course(later), release.read_course(run)
+    assert (both.runs, both.steps, both.start) == (2, 12, "scratch")
+    assert both.tokens > first.tokens
+    assert both.first == first.first
+    out = release.release(later, tmp_path / "tiny", machine="", about="")
+    assert "12 steps" in (card := (out / unimodal.shipped.CARD).read_text("utf-8"))
+    assert "in 2 runs, each from the weights of the one before" in card
+    assert json.loads((out / "experiment.json").read_text("utf-8"))["init_from"] is None
+    (run / "metrics.jsonl").unlink()
+    assert release.read_course(later).start == "the weights of `run`"
+
+
 def test_a_run_under_way_gives_its_averaged_weights(run: Path) -> None:
     (run / MODEL).rename(run / "gone")
     checkpoint = find_model(run)

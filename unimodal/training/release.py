@@ -34,15 +34,19 @@ LARGEST = 30 * 1024 * 1024
 
 @dataclasses.dataclass(frozen=True)
 class Course:
-    """What a training came to.
+    """What a training came to, with the runs from whose weights it started.
 
     Attributes:
+        start: What the first run started from.
+        runs: How many they were.
         steps, tokens: Optimizer steps, and positions without padding.
         hours: By the clock, over all its parts.
         loss: Held-out nats of each task, of the last evaluation.
         first, best: Held-out loss at the first evaluation, and the lowest one.
     """
 
+    start: str
+    runs: int
     steps: int
     tokens: int
     hours: float
@@ -52,11 +56,36 @@ class Course:
 
 
 def read_course(run: Path) -> Course:
-    """What the metrics of a run say.
+    """What the metrics of a run say, and of those that it started from (`init_from`).
 
     Raises:
         CheckpointError: if the run has no step or no evaluation.
     """
+    before = _experiment(run).get("init_from")
+    own = _own_course(run)
+    if before is None:
+        return own
+    if not (Path(before) / METRICS).is_file():
+        return dataclasses.replace(own, start=f"the weights of `{Path(before).name}`")
+    earlier = read_course(Path(before))
+    return Course(
+        start=earlier.start,
+        runs=earlier.runs + 1,
+        steps=earlier.steps + own.steps,
+        tokens=earlier.tokens + own.tokens,
+        hours=earlier.hours + own.hours,
+        loss=own.loss,
+        first=earlier.first,
+        best=own.best,
+    )
+
+
+def _experiment(run: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((run / EXPERIMENT).read_text("utf-8"))
+    return found
+
+
+def _own_course(run: Path) -> Course:
     path = run / METRICS
     lines = read_metrics(path) if path.is_file() else []
     trained = [line for line in lines if line.get("kind") == "train"]
@@ -70,6 +99,8 @@ def read_course(run: Path) -> Course:
     last = trained[-1]
     losses = [line["loss"] for line in held_out]
     return Course(
+        start="scratch",
+        runs=1,
         steps=last["step"],
         tokens=last["total_tokens"],
         hours=last["minutes"] / 60,
@@ -99,10 +130,10 @@ def release(run: Path, out: Path, *, machine: str, about: str) -> Path:
     Raises:
         CheckpointError: if the run has no model or no metrics, or the model is too large.
     """
-    experiment = json.loads((run / EXPERIMENT).read_text("utf-8"))
+    experiment = _experiment(run)
     course = read_course(run)
     decoder = load_model(run)
-    experiment["run_dir"] = f"runs/{experiment['name']}"
+    experiment |= {"run_dir": f"runs/{experiment['name']}", "init_from": None}
     experiment["tokenizers"] = {name: f"runs/{name}" for name in experiment.get("tokenizers") or {}}
     card = _card(out.name, decoder, experiment, course, machine, about)
     save_model(
@@ -138,6 +169,9 @@ def _card(
         f"| {task} | {source} | {terms} |" for task, source, terms in _data(experiment)
     )
     tokenizers = ", ".join(f"`{kind}`" for kind in vocabulary.modalities)
+    in_runs = ""
+    if course.runs > 1:
+        in_runs = f", in {course.runs} runs, each from the weights of the one before"
     return f"""# `{name}`
 
 {about}
@@ -147,8 +181,9 @@ def _card(
 
 - {decoder.num_parameters():,} parameters: {config.num_layers} layers of {config.width}, \
 {vocabulary.size:,} ids, in bfloat16. Modalities with their tokenizers: {tokenizers}.
-- Trained from scratch by `unimodal train experiment={experiment["name"]}` on {machine}: \
-{course.steps:,} steps, {course.tokens:,} tokens, {course.hours:.1f} hours. Averaged weights.
+- Trained from {course.start} by `unimodal train experiment={experiment["name"]}` on {machine}: \
+{course.steps:,} steps, {course.tokens:,} tokens, {course.hours:.1f} hours{in_runs}. Averaged \
+weights.
 - Held-out loss over all tasks: {course.first:.3f} at the first evaluation, {course.best:.3f} at \
 best. Nats an id of the last evaluation:
 
