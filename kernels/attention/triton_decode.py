@@ -2,9 +2,9 @@
 
 One program holds the queries of all heads that share a key head, so that a key is read once for
 them, and a part of the cache; a second kernel joins the parts by their log-sums. Who sees what is
-evaluated from the integers of queries and slots; keys that no query sees are not loaded, and parts
-behind a row's length end at once. Number and size of the parts follow from shapes alone, so that a
-CUDA graph may hold the launches.
+evaluated from the integers of queries and slots; keys that no query sees are not loaded. The number
+of parts follows from shapes alone, so that a CUDA graph may hold the launches; how long they are,
+from the slots in use.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -55,12 +55,12 @@ def attend_cached(
     )
     row_blocks = triton.cdiv(length * share, _block_m(length * share))
     config = tables.lookup("attention.decode", size, q.dtype)
-    splits, tiles = split_of(
+    splits = split_of(
         plan.keys.shape[1], config["BLOCK_N"], batch * groups * row_blocks, _processors(q.device)
     )
     parts = torch.empty(batch, length, heads, splits, size, dtype=torch.float32, device=q.device)
     lse = torch.empty(batch, length, heads, splits, dtype=torch.float32, device=q.device)
-    launch(_decode_case(q, k_cache, v_cache, plan, block_table, parts, lse, tiles))
+    launch(_decode_case(q, k_cache, v_cache, plan, block_table, parts, lse))
     launch(_join_case(parts, lse, out))
     return out
 
@@ -83,7 +83,7 @@ def decode_cases(
     for lengths, pages in ((None, None), (table[0, :1], table)):
         cache = torch.empty(1, 128 if pages is None else 64, 2, head_dim, dtype=dtype)
         plan = SlotPlan(integers[:, :1], integers, lengths, parameters, table[0], codes)
-        cases.append(_decode_case(q, cache, cache, plan, pages, parts, lse, 1))
+        cases.append(_decode_case(q, cache, cache, plan, pages, parts, lse))
     return cases
 
 
@@ -95,7 +95,6 @@ def _decode_case(
     block_table: Tensor | None,
     parts: Tensor,
     lse: Tensor,
-    tiles: int,
 ) -> GateCase:
     batch, length, heads, size = q.shape
     groups, splits = k.shape[2], parts.shape[3]
@@ -116,7 +115,7 @@ def _decode_case(
             *(q, k, v, *integers, plan.lengths, plan.of_kind, plan.parameters, block_table),
             *(parts, lse),
             *(plan.keys.shape[1], len(plan.of_kind), k.shape[0]),
-            *(length, heads, heads // groups, splits, tiles),
+            *(length, heads, heads // groups, splits),
             *strides,
             0 if block_table is None else block_table.stride(0),
             size**-0.5 * LOG2E,
@@ -159,8 +158,8 @@ def _block_m(rows: int) -> int:
     return min(MAX_ROWS, max(16, int(triton.next_power_of_2(rows))))
 
 
-def split_of(length: int, block: int, programs: int, processors: int) -> tuple[int, int]:
-    """Parts that a cache is cut into, and the tiles of each.
+def split_of(length: int, block: int, programs: int, processors: int) -> int:
+    """Parts that a cache is cut into. The kernel deals the tiles in use of each row among them.
 
     Args:
         length: Positions of the cache.
@@ -169,13 +168,11 @@ def split_of(length: int, block: int, programs: int, processors: int) -> tuple[i
         processors: Multiprocessors of the device.
 
     Returns:
-        At least one part; enough to fill the device where the cache is long enough; no empty one
-        but the last few of an uneven cut.
+        At least one part; enough to fill the device where the cache is long enough.
     """
     tiles = max(1, -(-length // block))
     wanted = -(-PROGRAMS_PER_SM * processors // max(programs, 1))
-    each = -(-tiles // max(1, min(wanted, tiles, MAX_SPLITS)))
-    return -(-tiles // each), each
+    return max(1, min(wanted, tiles, MAX_SPLITS))
 
 
 def _processors(device: torch.device) -> int:
@@ -232,7 +229,6 @@ def attention_decode(
     heads,
     share,
     splits,
-    tiles,
     stride_qb,
     stride_qt,
     stride_qn,
@@ -270,7 +266,6 @@ def attention_decode(
         p_table: int32 [B, at least slots / PAGE], or None.
         p_part: float32 [B, queries, heads, splits, H]; p_lse: without H, to base 2.
         share: Query heads of one key head.
-        tiles: Tiles of one part.
     """
     i_s = tl.program_id(0) % splits
     i_g = tl.program_id(1).to(tl.int64)
@@ -300,8 +295,10 @@ def attention_decode(
     b_out = tl.zeros([BLOCK_M, BLOCK_H], tl.float32)
     b_peak = tl.full([BLOCK_M], float("-inf"), tl.float32)
     b_sum = tl.zeros([BLOCK_M], tl.float32)
-    first = i_s * tiles
-    for j in range(first, tl.minimum(first + tiles, tl.cdiv(length, BLOCK_N))):
+    # Dealt by what is in use, so that a long cache with little in it keeps all parts busy.
+    tiles = tl.cdiv(length, BLOCK_N)
+    first = i_s * tl.cdiv(tiles, splits)
+    for j in range(first, tl.minimum(first + tl.cdiv(tiles, splits), tiles)):
         # [BN]
         o_s = j * BLOCK_N + tl.arange(0, BLOCK_N)
         m_s = o_s < length

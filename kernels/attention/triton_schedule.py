@@ -31,8 +31,8 @@ ROWS, CHUNK = 16, 64
 
 FAR = tl.constexpr(1 << 29)
 
-_schedules: MutableMapping[Tensor, dict[tuple[int, int, bool], Tensor]] = WeakIdKeyDictionary()
-"""Runs by the plan's own token table, tile sizes and direction: made once for all layers."""
+_schedules: MutableMapping[Tensor, dict[tuple[int, int, bool, int], Tensor]] = WeakIdKeyDictionary()
+"""Runs by the plan's own token table, tile sizes, direction and version: once for all layers."""
 
 
 def schedule_of(plan: list[Tensor], block_q: int, block_k: int, by_key: bool) -> Tensor:
@@ -47,10 +47,15 @@ def schedule_of(plan: list[Tensor], block_q: int, block_k: int, by_key: bool) ->
         int32 [B, blocks, RUN_FIELDS].
     """
     tokens, parameters, codes = plan
+    if tokens.is_cuda and torch.cuda.is_current_stream_capturing():
+        # A graph is replayed over other tokens: the schedule is part of it.
+        return _schedule(tokens, parameters, codes, block_q, block_k, by_key)
     made = _schedules.setdefault(tokens, {})
-    key = (block_q, block_k, by_key)
+    # Inference tensors cannot be written to in place outside of inference, and count no versions.
+    version = 0 if tokens.is_inference() else tokens._version
+    key = (block_q, block_k, by_key, version)
     if key not in made:
-        made[key] = _schedule(tokens, parameters, codes, *key)
+        made[key] = _schedule(tokens, parameters, codes, block_q, block_k, by_key)
     return made[key]
 
 

@@ -161,6 +161,14 @@ def _check(hidden: Tensor, weight: Tensor, target: Tensor) -> None:
             f"`target` must be int64 of shape ({hidden.shape[0]},), but is {target.dtype} of "
             f"shape {tuple(target.shape)}."
         )
+    # On a GPU this would wait for it; kernels there give such a row a loss that is no number.
+    if target.is_cpu and target.numel() and not torch.compiler.is_compiling():
+        low, high = (int(x) for x in target.aminmax())
+        if low < 0 or high >= len(weight):
+            raise ShapeError(
+                f"`target` must be from 0 to {len(weight) - 1}, but is from {low} to {high}.",
+                remedy="Give positions without a target any class and the loss weight 0.",
+            )
 
 
 def _implementation(impl: str | None, hidden: Tensor, *others: Tensor) -> str:

@@ -86,7 +86,10 @@ def softmax_kernel(
         b_sum = b_sum * tl.exp(b_max - b_new) + tl.sum(tl.exp(b_logits - b_new[:, None]), 1)
         b_max = b_new
     b_label = tl.load(p_label + o_row, mask=m_row, other=0)  # [BR]
-    b_at = tl.load(p_logits + o_row * stride_logits + b_label, mask=m_row, other=0.0)
+    # A label that is no class must not be read; the loss says so by being no number.
+    m_at = m_row & (b_label >= 0) & (b_label < num_classes)
+    p_at = p_logits + o_row * stride_logits + b_label
+    b_at = tl.load(p_at, mask=m_at, other=float("nan"))
     b_log = tl.log(b_sum)
     # Differences before sums: the loss of a sure prediction stays exact.
     b_nll = b_log + (b_max - b_at.to(tl.float32))
@@ -136,7 +139,8 @@ def reduce_kernel(
     b_label = tl.load(p_label + o_row, mask=m_row, other=-1)  # [BM]
     b_max = tl.full([BLOCK_M], float("-inf"), dtype=tl.float32)
     b_sum = tl.zeros([BLOCK_M], dtype=tl.float32)
-    b_own = tl.zeros([BLOCK_M], dtype=tl.float32)
+    # A label that is no class gets no number, as in the other kernel.
+    b_own = tl.where((b_label >= 0) & (b_label < num_classes), 0.0, float("nan"))
     b_best_column = tl.zeros([BLOCK_M], dtype=tl.int32)
     for i_c in range(first, last, BLOCK_C):
         o_c = i_c + tl.arange(0, BLOCK_C)

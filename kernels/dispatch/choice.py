@@ -150,7 +150,7 @@ def on_own_device(run: Callable[Concatenate[Tensor, P], R]) -> Callable[Concaten
     """
 
     @functools.wraps(run)
-    def there(first: Tensor, *rest: P.args, **named: P.kwargs) -> R:
+    def there(first: Tensor, /, *rest: P.args, **named: P.kwargs) -> R:
         if first.device.type != "cuda":
             return run(first, *rest, **named)
         with torch.cuda.device(first.device):

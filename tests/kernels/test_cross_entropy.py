@@ -191,3 +191,8 @@ def test_wrong_shapes_are_refused() -> None:
         linear_nll(hidden, weight, target.int())
     with pytest.raises(ShapeError, match="`loss_weight`"):
         linear_cross_entropy(hidden, weight, target, loss_weight[:3])
+    for wrong in (-100, 5):
+        with pytest.raises(
+            ShapeError, match=f"`target` must be from 0 to 4, but is from .*{wrong}"
+        ):
+            linear_cross_entropy(hidden, weight, torch.full_like(target, wrong), loss_weight)

@@ -393,6 +393,17 @@ def test_no_tile_is_visited_in_vain(
         assert whole >= (length - text) // 64 * text // 32 - 1
 
 
+def test_a_plan_that_is_filled_anew_gets_another_schedule() -> None:
+    coordinates = stream([[(99, (0, 0, 0), False)]], 100)
+    with using("triton"):
+        plan = plan_attention(coordinates, [Causal()], visible)
+    first = triton_schedule.schedule_of(plan.tensors(), 64, 64, by_key=False)
+    assert triton_schedule.schedule_of(plan.tensors(), 64, 64, by_key=False) is first
+    plan.tensors()[0][1].fill_(-1)
+    second = triton_schedule.schedule_of(plan.tensors(), 64, 64, by_key=False)
+    assert triton_schedule.count_tiles(first) != (0, 0) == triton_schedule.count_tiles(second)
+
+
 def test_too_many_runs_are_joined_and_the_result_stays_right() -> None:
     coordinates = stream([[(1279, (0, 0, 0), False)]], 1280)
     # Every second stretch of 64 is another document: ten runs and more for the last blocks.

@@ -1,5 +1,6 @@
 """Cross-entropy of a linear head on interpreted Triton: against float64, loss and gradients."""
 
+import importlib
 from collections.abc import Callable
 
 import pytest
@@ -86,6 +87,22 @@ def test_strided_inputs_are_read_where_they_lie() -> None:
     got = run((*columns, spread, loss_weight), "triton")
     for a, b in zip(got, right, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-6)
+
+
+def test_a_label_that_is_no_class_is_not_read_and_gives_no_number() -> None:
+    hidden, weight, target, loss_weight = (guarded(x.detach()) for x in problem(9, 16, 7))
+    right = linear_nll(hidden, weight, target, impl="triton")[0]
+    target[2], target[5] = -100, 7
+    kernels = importlib.import_module("unimodal.kernels.cross_entropy.triton")
+    options = {"z_loss": 0.0, "low_precision": False, "want_grads": False}
+    nll = kernels.loss_and_grads(hidden, weight, target, loss_weight, **options)[1]
+    logits = guarded(hidden @ weight.T)
+    of_logits = torch.zeros(9)
+    kernels._softmax_(logits, target, of_logits, torch.zeros(9), replace=False)
+    torch.testing.assert_close(of_logits, nll, equal_nan=True)
+    assert nll.isnan().nonzero().flatten().tolist() == [2, 5]
+    held = ~nll.isnan()
+    torch.testing.assert_close(nll[held], right[held])
 
 
 def test_no_positions_give_no_loss() -> None:
