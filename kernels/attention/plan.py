@@ -273,11 +273,14 @@ class _Builder:
         silent = torch.from_numpy(within >= lengths[:, None])
         mode, mask = CAUSAL, None
         if wants_mask:
-            mask, silent = self._mask(positions, silent)
+            # Documents of one layout share what is worked out for the first of them.
+            distinct = slice(1 if self._alike(positions, silent) else len(starts))
+            mask, silent = self._mask(positions[distinct], silent[distinct])
             mode = MASKED
             if mask.all():
                 mode, mask = FULL, None
         cuts = None if mask is None else cut(mask, silent)
+        silent = silent.expand(len(starts), -1)
         for one in cuts or [Cut(0, length, keys=slice(0, length), mask=mask)]:
             contiguous = isinstance(one.keys, slice)
             self.tasks.append(
@@ -301,11 +304,17 @@ class _Builder:
                 self.columns.append(one.keys.flatten())
                 self.column_size += one.keys.numel()
             if one.mask is not None:
-                self.masks.append(one.mask.flatten())
-                self.mask_size += one.mask.numel()
+                self.masks.append(one.mask.expand(len(starts), *one.mask.shape[1:]).flatten())
+                self.mask_size += self.masks[-1].numel()
         self.gather.append(positions.flatten())
         self.silent.append(silent.flatten())
         self.slots += positions.numel()
+
+    def _alike(self, positions: Tensor, padding: Tensor) -> bool:
+        """Whether all documents of a bucket are laid out as the first."""
+        c = self.flat.map(lambda tensor: tensor[positions])
+        ordinal = (x - x[:, :1] for x in (c.index, c.document, c.segment))
+        return all(bool((x == x[:1]).all()) for x in (*ordinal, c.kind, c.full, c.grid, padding))
 
     def _mask(self, positions: Tensor, padding: Tensor) -> tuple[Tensor, Tensor]:
         """A bucket's mask and silent slots. Silent queries see one key, to stay finite."""

@@ -1,6 +1,7 @@
 """Attention: the plan against the dense mask, every implementation against float64."""
 
 import gc
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -162,6 +163,27 @@ def test_the_plan_stands_for_the_dense_mask(pattern: Pattern) -> None:
     coordinates = packed()
     by_kind = [Causal(), pattern]
     plan = plan_attention(coordinates, by_kind, visible)
+    rebuilt = reference.dense_mask(plan.tensors(), *plan.shape)
+    assert torch.equal(rebuilt, visible(coordinates, coordinates, by_kind))
+
+
+@pytest.mark.parametrize("last", [(40, (1, 16, 16), False), (8, (1, 16, 18), False)], ids=str)
+@pytest.mark.parametrize("pattern", [Row(), Column(), Conv(3)], ids=str)
+def test_documents_of_one_layout_share_a_mask_and_others_do_not(
+    pattern: Pattern, last: tuple[int, tuple[int, int, int], bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three documents of 296 positions, the last laid out as the others or not."""
+    asked = []
+
+    def seen(q: Coordinates, k: Coordinates, by_kind: Sequence[Pattern]) -> Tensor:
+        asked.append(len(q.index))
+        return visible(q, k, by_kind)
+
+    same = (40, (1, 16, 16), False)
+    coordinates = stream([[same], [same], [last]], 300)
+    by_kind = [Causal(), pattern]
+    plan = plan_attention(coordinates, by_kind, seen)
+    assert asked == [1 if last == same else 3]
     rebuilt = reference.dense_mask(plan.tensors(), *plan.shape)
     assert torch.equal(rebuilt, visible(coordinates, coordinates, by_kind))
 

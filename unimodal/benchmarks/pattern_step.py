@@ -99,9 +99,7 @@ class Contender:
         by_kind = [Causal(), pattern]
         if not self.dense:
             return attention_plan(self.coordinates, by_kind)
-        # All rows are alike; torch broadcasts the mask over them.
-        first = self.coordinates[:1]
-        mask = visible(first, first, by_kind)[:, None]
+        mask = visible(self.coordinates, self.coordinates, by_kind)[:, None]
         bias = torch.zeros(mask.shape, dtype=torch.bfloat16)
         return DenseMasks(bias.masked_fill_(~mask, -torch.inf))
 
