@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -126,7 +127,7 @@ def fed(
         "arrived": arrived,
         "bad": [json.loads(line) for line in lines],
         "counted": len(state.bad),
-        "reasons": dict(quarantine.reasons),
+        "reasons": dict(Counter(reason for *_, reason in state.bad)),
     }
 
 
