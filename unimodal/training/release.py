@@ -68,15 +68,14 @@ def read_course(run: Path) -> Course:
     if not (Path(before) / METRICS).is_file():
         return dataclasses.replace(own, start=f"the weights of `{Path(before).name}`")
     earlier = read_course(Path(before))
-    return Course(
+    return dataclasses.replace(
+        own,
         start=earlier.start,
         runs=earlier.runs + 1,
         steps=earlier.steps + own.steps,
         tokens=earlier.tokens + own.tokens,
         hours=earlier.hours + own.hours,
-        loss=own.loss,
         first=earlier.first,
-        best=own.best,
     )
 
 
