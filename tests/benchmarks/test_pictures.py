@@ -10,12 +10,15 @@ import torch
 
 from unimodal.benchmarks import gallery, pictures
 from unimodal.errors import ConfigError
+from unimodal.evaluation.drawing import DrawingConfig, as_image, as_pixels, draw, reverse_of
+from unimodal.generation import Request, Sampling, score
 from unimodal.grammar import Fixed
 from unimodal.media.values import Image
 from unimodal.modality import Modality, NoConfig, build_modality, modalities, register_modality
 from unimodal.model.config import DecoderConfig
 from unimodal.model.decoder import Decoder
 from unimodal.model.folder import EXPERIMENT, save_model
+from unimodal.runtime import load
 from unimodal.types import Tokens, raster_grid
 from unimodal.vocabulary import Vocabulary
 
@@ -117,6 +120,35 @@ def test_a_run_is_scored_and_goes_on_where_it_was(
     assert {f: f.stat().st_mtime_ns for f in tmp_path.rglob("*.safetensors")} == stored
     with pytest.raises(ConfigError, match="`caption` draws no pictures"):
         pictures.main([*words, "--tasks", "caption"])
+
+
+def test_the_best_of_several_is_the_one_that_its_caption_fits(run: Path, tmp_path: Path) -> None:
+    model = load(run, "cpu")
+    task, reverse = model.tasks["draw"], model.tasks["caption"]
+    assert reverse_of(task, model.tasks, "text") is reverse
+    one = DrawingConfig(limit=5, batch_size=3)
+    several = DrawingConfig(limit=5, batch_size=3, best_of=4)
+    chosen = draw(model.engine, task, several, tmp_path, reverse=reverse)
+    again = draw(model.engine, task, several, tmp_path, reverse=reverse)  # from the store
+    assert (chosen.pixels == again.pixels).all()
+    single = draw(model.engine, task, one, tmp_path)
+    assert (chosen.pixels != single.pixels).any()  # what was stored for one is not taken
+
+    def likelihood(pixels: np.ndarray[Any, Any], record: Any) -> float:
+        shown = {**record, "image": as_image(pixels)}
+        (found,) = score(model.decoder, reverse.scored_documents(shown))
+        return -found.segments[-1].nats
+
+    for place, record in enumerate(chosen.records):
+        request = task.request(record).given()
+        answers = [
+            model.engine.generate([Request(request, "mosaic", Sampling(seed=4 * place + number))])
+            for number in range(4)
+        ]
+        known = [likelihood(as_pixels([a.value])[0], record) for (a,) in answers]
+        assert likelihood(chosen.pixels[place], record) == pytest.approx(max(known), abs=1e-4)
+    with pytest.raises(ConfigError, match="nothing ranks"):
+        draw(model.engine, task, several)
 
 
 def test_the_gallery_has_a_line_a_prompt(run: Path, tmp_path: Path) -> None:

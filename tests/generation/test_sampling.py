@@ -18,7 +18,7 @@ def shares(sampling: Sampling, legal: tuple[int, ...] | None = None) -> list[flo
     uniform = (torch.arange(DRAWS, dtype=torch.float64) + 0.5) / DRAWS
     mask = None
     if legal is not None:
-        mask = torch.zeros(DRAWS, len(SHARES), dtype=torch.bool)
+        mask = torch.zeros(1, len(SHARES), dtype=torch.bool)  # one row stands for all
         mask[:, list(legal)] = True
     sampler = Sampler([sampling] * DRAWS, torch.device("cpu"))
     chosen, score = sampler.draw(logits, uniform, mask)

@@ -1,7 +1,7 @@
 """How well a run draws, on held-out prompts: results and a table (speed: `draw`).
 
     python -m unimodal.benchmarks.pictures RUN [--out docs/results/image.json] [--limit N]
-        [--tasks NAME ...] [--guidance 3] [--temperature 1] [--top-k N]
+        [--tasks NAME ...] [--guidance 3] [--temperature 1] [--top-k N] [--best-of N]
 
 Every task of the run that draws pictures is scored (see `unimodal.evaluation.drawing_scores`). The
 judges are trained on the task's own training pictures when they are first needed (minutes on a
@@ -15,6 +15,7 @@ import json
 import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from unimodal.evaluation.drawing import (
     draw,
     drawing_tasks,
     in_another_style,
+    reverse_of,
     training_library,
 )
 from unimodal.evaluation.drawing_scores import (
@@ -50,6 +52,7 @@ from unimodal.training.signals import stop_on_signals
 LIBRARY = 12_000
 """Training pictures that are compared with, at most: the first ones of the source."""
 EXIT_STOPPED = 85
+_BEST_OF = "drawings a prompt, of which the model's own captions choose"
 Progress = Callable[[str, int, int], None]
 
 
@@ -66,8 +69,11 @@ def score_task(
     should_stop: Callable[[], bool] = lambda: False,
 ) -> Scores:
     """All scores of one drawing task, in the one form of results."""
+    reverse = reverse_of(task, model.tasks, str(task.config.source))
+    if reverse is None:
+        config = replace(config, best_of=1)
     drawn = draw(
-        model.engine, task, config, store,
+        model.engine, task, config, store, reverse=reverse,
         weights=weights, progress=progress, should_stop=should_stop,
     )  # fmt: skip
     scores: Scores = {}
@@ -131,6 +137,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         limit=given.limit,
         seed=given.seed,
         batch_size=given.batch_size,
+        best_of=given.best_of,
         sampling=sampling,
         command=command,
     )
@@ -165,6 +172,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--limit", type=int, default=400, help="prompts a task")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--batch-size", type=int, default=16)
+    parser.add_argument("--best-of", type=int, default=1, metavar="N", help=_BEST_OF)
     parser.add_argument("--temperature", type=float, default=1.0)
     parser.add_argument("--top-k", type=int)
     parser.add_argument("--top-p", type=float, default=1.0)

@@ -27,9 +27,11 @@ from unimodal.data.sources import Source, hash_fraction
 from unimodal.errors import ConfigError, DataError
 from unimodal.evaluation.encoder import Pixels, at_side
 from unimodal.evaluation.records import open_held_out
-from unimodal.generation import Engine, Request, Sampling
+from unimodal.generation import Answer, Engine, Request, Sampling
+from unimodal.generation.ranking import best, rank_in_reverse, reverse_task
 from unimodal.media.values import Image
 from unimodal.modality import Modality
+from unimodal.stream import Segment
 from unimodal.tasks.base import Record, Task
 
 Progress = Callable[[str, int, int], None]
@@ -49,17 +51,21 @@ class DrawingConfig:
     batch_size: int = 16
     """Pictures that are drawn at once; each batch is stored."""
 
+    best_of: int = 1
+    """Drawings of each prompt, of which the one is kept after which the prompt is likeliest, by the
+    model's own task from pictures to prompts; 1 where it has none."""
+
     max_tokens: int = 1024
     """Ids of a picture, at most."""
 
     sampling: Sampling = field(default_factory=Sampling)
-    """Temperature, guidance and so on; the seed is `seed` plus the number of the prompt."""
+    """Temperature, guidance and so on; the seed is `seed` plus the number of the drawing."""
 
     command: str = ""
     """The command that gives these results, recorded beside them."""
 
     def __post_init__(self) -> None:
-        for name in ("limit", "batch_size", "max_tokens"):
+        for name in ("limit", "batch_size", "best_of", "max_tokens"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"`{name}` must be at least 1, but is {getattr(self, name)}.")
 
@@ -106,6 +112,7 @@ def draw(
     config: DrawingConfig,
     store: Path | None = None,
     *,
+    reverse: Task | None = None,
     weights: str = "",
     progress: Progress | None = None,
     should_stop: Callable[[], bool] = lambda: False,
@@ -117,6 +124,7 @@ def draw(
         task: One of `drawing_tasks`.
         config: How many, and how they are sampled.
         store: Folder in which batches are kept; those that are there are not drawn again.
+        reverse: What ranks the drawings of a prompt, if there are several; see `reverse_of`.
         weights: What tells the model from others, in the name of the stored batches.
         progress: Called with (task, pictures done, pictures in all).
         should_stop: Polled between batches; True raises KeyboardInterrupt.
@@ -128,20 +136,19 @@ def draw(
     numbers = chosen(source, config.limit, config.seed)
     records = [dict(source[number]) for number in numbers]
     truths = [task.value(record, task.target_field, task.config.target) for record in records]
-    requests = [_request(task, record, config, place) for place, record in enumerate(records)]
     key = _key(task, config, [record.get("id") for record in records], weights)
     parts = []
-    for start in range(0, len(requests), config.batch_size):
+    for start in range(0, len(records), config.batch_size):
         if progress is not None:
-            progress(task.name, start, len(requests))
+            progress(task.name, start, len(records))
         if should_stop():
             raise KeyboardInterrupt(f"asked to stop while drawing `{task.name}`")
         file = None if store is None else store / f"{key}-{start:05d}.safetensors"
         if file is not None and file.is_file():
             parts.append(load_file(file)["pixels"])
             continue
-        part = requests[start : start + config.batch_size]
-        answers = engine.generate(part, batch_size=config.batch_size)
+        part = records[start : start + config.batch_size]
+        answers = _drawings(engine, task, part, start, config, reverse)
         parts.append(as_pixels([answer.value for answer in answers]))
         if file is not None:
             file.parent.mkdir(parents=True, exist_ok=True)
@@ -149,7 +156,7 @@ def draw(
             save_file({"pixels": parts[-1]}, partial)
             partial.replace(file)
     if progress is not None:
-        progress(task.name, len(requests), len(requests))
+        progress(task.name, len(records), len(records))
     kept = [{k: v for k, v in r.items() if not isinstance(v, Image)} for r in records]
     coded = as_pixels(through_codec(task.target, truths))
     return Drawn(task, split, kept, np.concatenate(parts), as_pixels(truths), coded)
@@ -265,18 +272,14 @@ def training_library(
     return Library(pixels, records)
 
 
-def reverse_of(task: Task, tasks: Mapping[str, Task]) -> Task | None:
-    """The task that captions what `task` draws: of the same data if there is one."""
-    found = [
-        other
-        for other in tasks.values()
-        if other.mode == "generate"
-        and other.config.source is not None
-        and other.target.value_type is str
-        and other.vocabulary.modality(other.config.source).value_type is Image
-    ]
-    same = [other for other in found if other.config.data.name == task.config.data.name]
-    return next(iter([*same, *found]), None)
+def reverse_of(task: Task, tasks: Mapping[str, Task], given: str) -> Task | None:
+    """The task from what `task` draws to modality `given`: of the same data if there is one."""
+    writing = {name: other for name, other in tasks.items() if other.mode == "generate"}
+    data = task.config.data.name
+    try:
+        return reverse_task(writing, task.vocabulary, [Segment(given)], task.config.target, data)
+    except ConfigError:
+        return None
 
 
 def captions(engine: Engine, task: Task, records: Sequence[Record], pixels: Pixels) -> list[str]:
@@ -291,8 +294,36 @@ def captions(engine: Engine, task: Task, records: Sequence[Record], pixels: Pixe
     return ["" if answer.error is not None else str(answer.value) for answer in answers]
 
 
-def _request(task: Task, record: Record, config: DrawingConfig, place: int) -> Request:
-    sampling = dataclasses.replace(config.sampling, seed=config.seed + place)
+def _drawings(
+    engine: Engine,
+    task: Task,
+    records: Sequence[Record],
+    start: int,
+    config: DrawingConfig,
+    reverse: Task | None,
+) -> list[Answer]:
+    """The best drawing of each record, the first of which has place `start` of all."""
+    n = config.best_of
+    requests = [
+        _request(task, record, config, (start + place) * n + number)
+        for place, record in enumerate(records)
+        for number in range(n)
+    ]
+    answers = engine.generate(requests, batch_size=config.batch_size)
+    if n == 1:
+        return answers
+    if reverse is None:
+        raise ConfigError(f"`best_of` is {n}, but nothing ranks drawings.", subject=task.name)
+    given = [
+        next(s for s in request.document.given().segments if s.modality == task.config.source)
+        for request in requests
+    ]
+    ranked = rank_in_reverse(engine.decoder, reverse, given, answers)
+    return [best(ranked[first : first + n]) for first in range(0, len(ranked), n)]
+
+
+def _request(task: Task, record: Record, config: DrawingConfig, number: int) -> Request:
+    sampling = dataclasses.replace(config.sampling, seed=config.seed + number)
     document = task.request(record)
     null = task.null(document) if sampling.is_guided else None
     return Request(document, sampling=sampling, max_tokens=config.max_tokens, null=null)
@@ -301,6 +332,7 @@ def _request(task: Task, record: Record, config: DrawingConfig, place: int) -> R
 def _key(task: Task, config: DrawingConfig, ids: Sequence[Any], weights: str) -> str:
     described = [task.name, dataclasses.asdict(task.config), dataclasses.asdict(config.sampling)]
     rest = [config.seed, config.batch_size, config.max_tokens, list(map(str, ids)), weights]
+    rest += [config.best_of] if config.best_of > 1 else []
     return f"{task.name}-{_digest([*described, *rest])}"
 
 

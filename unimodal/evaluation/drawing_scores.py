@@ -129,7 +129,10 @@ def round_trip(
 
     Baseline: its caption of the drawing for another prompt. Empty without a reverse task.
     """
-    task = reverse_of(drawn.task, tasks)
+    texts = [
+        name for name, m in engine.decoder.vocabulary.modalities.items() if m.value_type is str
+    ]
+    task = reverse_of(drawn.task, tasks, *texts[:1]) if texts else None
     if task is None or task.target_field not in drawn.records[0]:
         return {}
     mine, best = (captions(engine, task, drawn.records, p) for p in (drawn.pixels, drawn.coded))
@@ -176,7 +179,7 @@ def codec(drawn: Drawn, config: DrawingConfig) -> Scores:
 def described(scores: Scores, drawn: Drawn, config: DrawingConfig) -> Scores:
     """The scores with what every entry of results has; those over fewer pictures keep their n."""
     common = {"n": len(drawn.records), "split": drawn.split, "seed": config.seed}
-    common |= {"limit": config.limit, "command": config.command}
+    common |= {"limit": config.limit, "best_of": config.best_of, "command": config.command}
     return {name: {**common, **entry} for name, entry in scores.items()}
 
 

@@ -65,14 +65,14 @@ class Sampler:
         self,
         logits: Float[Tensor, "R C"],
         uniform: Float[Tensor, " R"] | None,
-        legal: Bool[Tensor, "R C"] | None = None,
+        legal: Bool[Tensor, "#R C"] | None = None,
     ) -> tuple[Int[Tensor, " R"], Float[Tensor, " R"]]:
         """One column a row.
 
         Args:
             logits: Over a head set, float32.
             uniform: Numbers in [0, 1), float64; None if all rows are greedy.
-            legal: Columns that may be drawn, at least one a row. None: all.
+            legal: Columns that may be drawn, at least one a row; one row stands for all. None: all.
 
         Returns:
             Columns, and their log-probability in nats before temperature and `legal`; it is not

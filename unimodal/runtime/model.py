@@ -25,12 +25,12 @@ from unimodal.generation import (
     score,
 )
 from unimodal.generation.matrices import matrix_class
+from unimodal.generation.ranking import best, rank_in_reverse, reverse_task
 from unimodal.media import Audio
 from unimodal.modality import config_from_dict
 from unimodal.model.decoder import Decoder
 from unimodal.model.folder import EXPERIMENT, find_model, load_model
 from unimodal.runtime.prompts import AUTO, Prompt, Prompts
-from unimodal.runtime.ranking import rank_in_reverse, reverse_task
 from unimodal.runtime.results import Choice, Transcript, TranscriptSegment
 from unimodal.runtime.schema import describe
 from unimodal.shipped import shipped_folder
@@ -179,7 +179,8 @@ class Model:
             prefix_cells=prefix_cells,
             null=self.prompts.null(document, template) if drawn.is_guided else None,
         )
-        return self._best_of(n, request, rank, given, on_progress)
+        data = None if template is None else template.config.data.name
+        return self._best_of(n, request, rank, given, data, on_progress)
 
     def generate_many(
         self,
@@ -204,6 +205,7 @@ class Model:
         request: Request,
         rank: str,
         given: Sequence[Segment],
+        data: str | None,
         on_progress: OnProgress | None,
     ) -> Answer:
         """The best of n answers; see `generate`."""
@@ -214,13 +216,13 @@ class Model:
         reverse = None
         if rank == "reverse":
             written = _first(request.wanted())
-            reverse = reverse_task(self.tasks, self.vocabulary, given, written)
+            reverse = reverse_task(self.tasks, self.vocabulary, given, written, data)
         requests = [_numbered(request, number) for number in range(n)]
         answers = self.generate_many(requests, on_progress=on_progress)
         if reverse is not None:
-            answers = rank_in_reverse(self.decoder, reverse, given[0], answers)
-        best = max(answers, key=_rank)
-        return replace(best, alternatives=tuple(answers)) if n > 1 else best
+            answers = rank_in_reverse(self.decoder, reverse, [given[0]] * n, answers)
+        chosen = best(answers)
+        return replace(chosen, alternatives=tuple(answers)) if n > 1 else chosen
 
     def save(self, answer: Answer, path: str | Path) -> Path:
         """Write the first value of an answer into a file, as its modality does.
@@ -357,12 +359,6 @@ def _first(asked: Sequence[str] | None) -> str:
             remedy="Say what to write, in `to`.",
         )
     return asked[0]
-
-
-def _rank(answer: Answer) -> tuple[bool, float]:
-    """The best answer has the largest."""
-    reverse = answer.reverse_logprob
-    return not answer.is_truncated, answer.logprob if reverse is None else reverse
 
 
 def _experiment(folder: Path) -> dict[str, Any]:

@@ -9,7 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from unimodal.errors import ConfigError
-from unimodal.generation import Answer, score
+from unimodal.generation.requests import Answer
+from unimodal.generation.scoring import score
 from unimodal.model.decoder import Decoder
 from unimodal.stream import Document, Segment
 from unimodal.tasks import Task
@@ -17,9 +18,20 @@ from unimodal.vocabulary import Vocabulary
 
 
 def reverse_task(
-    tasks: Mapping[str, Task], vocabulary: Vocabulary, given: Sequence[Segment], written: str
+    tasks: Mapping[str, Task],
+    vocabulary: Vocabulary,
+    given: Sequence[Segment],
+    written: str,
+    data: str | None = None,
 ) -> Task:
     """The recorded task from what is written to what is given.
+
+    Args:
+        tasks: Those of the mixture.
+        vocabulary: Of the model.
+        given: What was given; its values are not looked at.
+        written: Modality of the answer.
+        data: Name of the data set whose tasks are preferred.
 
     Raises:
         ConfigError: if there is none, or not one segment is given.
@@ -45,27 +57,41 @@ def reverse_task(
             f"to `{name}`.",
             remedy="Train with one, or use rank `likelihood`.",
         )
-    return min(
-        fitting, key=lambda task: (task.config.source, task.config.target) != (written, name)
-    )
+
+    def distance(task: Task) -> tuple[bool, bool]:
+        is_exact = (task.config.source, task.config.target) == (written, name)
+        return data is not None and task.config.data.name != data, not is_exact
+
+    return min(fitting, key=distance)
 
 
 def rank_in_reverse(
-    decoder: Decoder, task: Task, given: Segment, answers: Sequence[Answer]
+    decoder: Decoder, task: Task, given: Sequence[Segment], answers: Sequence[Answer]
 ) -> list[Answer]:
     """The answers with their `reverse_logprob`.
 
     Args:
         decoder: The model.
         task: From `reverse_task`.
-        given: The segment that was given.
+        given: What was given for each answer.
         answers: Each with a segment of the task's source.
     """
-    documents = [_document(task, given, answer) for answer in answers]
+    documents = [_document(task, *pair) for pair in zip(given, answers, strict=True)]
     return [
         replace(answer, reverse_logprob=-found.segments[-1].nats)
         for answer, found in zip(answers, score(decoder, documents), strict=True)
     ]
+
+
+def best(answers: Sequence[Answer]) -> Answer:
+    """Of those that no budget cut, if any: after which the given is likeliest, where they were
+    ranked in reverse, else the likeliest."""
+    return max(answers, key=_rank)
+
+
+def _rank(answer: Answer) -> tuple[bool, float]:
+    reverse = answer.reverse_logprob
+    return not answer.is_truncated, answer.logprob if reverse is None else reverse
 
 
 def _document(task: Task, given: Segment, answer: Answer) -> Document:
