@@ -1,5 +1,7 @@
 """Certificates hold on sharpened models, and each fails on the fault that it is there to find."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -12,6 +14,7 @@ from unimodal.model.cache import Cache, LayerCache
 from unimodal.model.config import DecoderConfig
 from unimodal.model.decoder import Decoder
 from unimodal.stream import Document, Segment, encoding
+from unimodal.testing import certificates
 from unimodal.testing.certificates import (
     certify_batched,
     certify_cached,
@@ -138,6 +141,26 @@ def test_a_cache_that_mixes_up_its_rows_is_found(monkeypatch):
     monkeypatch.setattr(Cache, "keep", lambda self, rows: keep(self, rows.flip(0)))
     with pytest.raises(CertificateError, match="Batched and single"):
         CERTIFICATES["batched"](make_decoder())
+
+
+@pytest.mark.parametrize(("wrong", "is_found"), [({0}, False), ({0, 1}, False), ({0, 1, 2}, True)])
+def test_a_draw_on_the_border_of_two_ids_is_drawn_again(monkeypatch, wrong, is_found):
+    answers, batches = certificates._answers, []
+
+    def other_last_id(decoder, requests, batched):
+        found = answers(decoder, requests, batched)
+        if batched and len(batches) in wrong:
+            found[1] = replace(found[1], ids=[*found[1].ids[:-1], -1])
+        batches.extend([batched] if batched else [])
+        return found
+
+    monkeypatch.setattr(certificates, "_answers", other_last_id)
+    if is_found:
+        with pytest.raises(CertificateError, match=r"request 1, id .*the ids differ from here on"):
+            CERTIFICATES["batched"](make_decoder())
+    else:
+        assert 0 <= CERTIFICATES["batched"](make_decoder()) <= 1e-5
+    assert len(batches) == min(3, len(wrong) + 1)
 
 
 def test_visible_padding_is_found(monkeypatch):
