@@ -18,7 +18,7 @@ from unimodal.modality import Modality, NoConfig, build_modality, modalities, re
 from unimodal.model.config import DecoderConfig
 from unimodal.model.decoder import Decoder
 from unimodal.model.folder import EXPERIMENT, save_model
-from unimodal.runtime import load
+from unimodal.runtime import Model, load
 from unimodal.types import Tokens, raster_grid
 from unimodal.vocabulary import Vocabulary
 
@@ -122,6 +122,12 @@ def test_a_run_is_scored_and_goes_on_where_it_was(
         pictures.main([*words, "--tasks", "caption"])
 
 
+def likelihood(model: Model, text: str, pixels: np.ndarray[Any, Any]) -> float:
+    record = {"image": as_image(pixels), "text": text}
+    (found,) = score(model.decoder, model.tasks["caption"].scored_documents(record))
+    return -found.segments[-1].nats
+
+
 def test_the_best_of_several_is_the_one_that_its_caption_fits(run: Path, tmp_path: Path) -> None:
     model = load(run, "cpu")
     task, reverse = model.tasks["draw"], model.tasks["caption"]
@@ -134,19 +140,15 @@ def test_the_best_of_several_is_the_one_that_its_caption_fits(run: Path, tmp_pat
     single = draw(model.engine, task, one, tmp_path)
     assert (chosen.pixels != single.pixels).any()  # what was stored for one is not taken
 
-    def likelihood(pixels: np.ndarray[Any, Any], record: Any) -> float:
-        shown = {**record, "image": as_image(pixels)}
-        (found,) = score(model.decoder, reverse.scored_documents(shown))
-        return -found.segments[-1].nats
-
     for place, record in enumerate(chosen.records):
         request = task.request(record).given()
         answers = [
             model.engine.generate([Request(request, "mosaic", Sampling(seed=4 * place + number))])
             for number in range(4)
         ]
-        known = [likelihood(as_pixels([a.value])[0], record) for (a,) in answers]
-        assert likelihood(chosen.pixels[place], record) == pytest.approx(max(known), abs=1e-4)
+        known = [likelihood(model, record["text"][0], as_pixels([a.value])[0]) for (a,) in answers]
+        kept = likelihood(model, record["text"][0], chosen.pixels[place])
+        assert kept == pytest.approx(max(known), abs=1e-4)
     with pytest.raises(ConfigError, match="nothing ranks"):
         draw(model.engine, task, several)
 
@@ -164,3 +166,13 @@ def test_the_gallery_has_a_line_a_prompt(run: Path, tmp_path: Path) -> None:
     assert (sheets[0] == sheets[1]).all()  # the same seeds draw the same
     cell = 32 + gallery.MARGIN
     assert sheets[0].shape == (2 * (cell + gallery.LINE) + 4, 3 * cell + 4, 3)
+
+
+def test_the_gallery_keeps_the_drawings_that_their_captions_fit_best(run: Path) -> None:
+    model, prompts = load(run, "cpu"), ["fox", "two blue circles"]
+    drawn = gallery.draw_prompts(model, prompts, 6, Sampling(), seed=3)
+    kept = gallery.draw_prompts(model, prompts, 2, Sampling(), seed=3, best_of=3)
+    for prompt, everything, line in zip(prompts, drawn, kept, strict=True):
+        known = sorted((likelihood(model, prompt, one) for one in everything), reverse=True)
+        own = [likelihood(model, prompt, one) for one in line]
+        assert own == pytest.approx(known[:2], abs=1e-4)

@@ -1,7 +1,7 @@
 """A sheet of pictures that a run draws: a line a prompt, a column a sample.
 
 python -m unimodal.benchmarks.gallery RUN --out docs/gallery.png [--prompts "a red apple" ...]
-    [--samples 8] [--guidance 3] [--temperature 1] [--scale 3] [--seed 0]
+    [--samples 8] [--best-of 4] [--guidance 3] [--temperature 1] [--scale 3] [--seed 0]
 """
 
 import argparse
@@ -13,10 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unimodal.errors import ConfigError
-from unimodal.evaluation.drawing import drawing_tasks
+from unimodal.evaluation.drawing import drawing_tasks, reverse_of
 from unimodal.evaluation.encoder import at_side
-from unimodal.generation import Request, Sampling
+from unimodal.generation import Answer, Request, Sampling
+from unimodal.generation.ranking import rank_in_reverse
 from unimodal.runtime import Model, load
+from unimodal.stream import Segment
 from unimodal.tasks import Task
 
 PROMPTS = (
@@ -33,24 +35,44 @@ PROMPTS = (
 )
 SIDE = 32
 MARGIN = 4
+BEST_OF = "drawings for each picture, of which the model's own captions choose"
 LINE = 14
 """Height of a line of text in pixels."""
 
 
 def draw_prompts(
-    model: Model, prompts: Sequence[str], samples: int, sampling: Sampling, seed: int
+    model: Model,
+    prompts: Sequence[str],
+    samples: int,
+    sampling: Sampling,
+    seed: int,
+    best_of: int = 1,
 ) -> list[list[NDArray[np.uint8]]]:
-    """Pictures uint8 [32, 32, 3] of each prompt; sample i of a prompt has the seed `seed` + i.
+    """Pictures uint8 [32, 32, 3] of each prompt; drawing i of a prompt has the seed `seed` + i.
+
+    Args:
+        model: With a task that draws.
+        prompts: What is drawn.
+        samples: Pictures of each prompt.
+        sampling: Of each drawing, but for its seed.
+        seed: Of each prompt's first drawing.
+        best_of: Drawings for each picture that is kept: the ones after which the prompt is
+            likeliest, by the run's own task from pictures to text, the likeliest first.
 
     Raises:
-        ConfigError: if the run has no task that draws pictures of text.
+        ConfigError: if the run has no task that draws pictures of text, or none to choose by.
     """
     task = _text_task(model)
+    source = str(task.config.source)
+    reverse = None if best_of == 1 else reverse_of(task, model.tasks, source)
+    if best_of > 1 and reverse is None:
+        raise ConfigError("The run has no task that chooses among drawings: one that names them.")
+    drawn = samples * best_of
     requests = []
     for prompt in prompts:
         given = model.prompts.segments(prompt)
         document = model.prompts.document(given, task.config.target, task)
-        for number in range(samples):
+        for number in range(drawn):
             own = Sampling(
                 temperature=sampling.temperature,
                 top_k=sampling.top_k,
@@ -61,8 +83,15 @@ def draw_prompts(
             null = task.null(document) if own.is_guided else None
             requests.append(Request(document, sampling=own, max_tokens=4096, null=null))
     answers = model.generate_many(requests)
-    pictures = [at_side(answer.value.pixels.numpy(), SIDE) for answer in answers]
-    return [pictures[i : i + samples] for i in range(0, len(pictures), samples)]
+    if reverse is not None:
+        given = [Segment(source, prompt) for prompt in prompts for _ in range(drawn)]
+        answers = rank_in_reverse(model.decoder, reverse, given, answers)
+    lines = []
+    for first in range(0, len(answers), drawn):
+        own = answers[first : first + drawn]
+        own = own if reverse is None else sorted(own, key=_likelihood, reverse=True)[:samples]
+        lines.append([at_side(answer.value.pixels.numpy(), SIDE) for answer in own])
+    return lines
 
 
 def sheet(
@@ -92,6 +121,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--prompts", nargs="+", default=list(PROMPTS))
     parser.add_argument("--samples", type=int, default=8)
+    parser.add_argument("--best-of", type=int, default=1, metavar="N", help=BEST_OF)
     parser.add_argument("--scale", type=int, default=3)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--temperature", type=float, default=1.0)
@@ -109,11 +139,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         top_p=given.top_p,
         guidance=given.guidance,
     )
-    rows = draw_prompts(model, given.prompts, given.samples, sampling, given.seed)
+    rows = draw_prompts(model, given.prompts, given.samples, sampling, given.seed, given.best_of)
     given.out.parent.mkdir(parents=True, exist_ok=True)
     Picture.fromarray(sheet(given.prompts, rows, given.scale)).save(given.out, optimize=True)
     print(given.out)
     return 0
+
+
+def _likelihood(answer: Answer) -> float:
+    assert answer.reverse_logprob is not None
+    return answer.reverse_logprob
 
 
 def _text_task(model: Model) -> Task:

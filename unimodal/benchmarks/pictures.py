@@ -19,6 +19,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from unimodal.benchmarks.gallery import BEST_OF
 from unimodal.errors import ConfigError, DataError
 from unimodal.evaluation.drawing import (
     DrawingConfig,
@@ -52,7 +53,6 @@ from unimodal.training.signals import stop_on_signals
 LIBRARY = 12_000
 """Training pictures that are compared with, at most: the first ones of the source."""
 EXIT_STOPPED = 85
-_BEST_OF = "drawings a prompt, of which the model's own captions choose"
 Progress = Callable[[str, int, int], None]
 
 
@@ -172,7 +172,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--limit", type=int, default=400, help="prompts a task")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--batch-size", type=int, default=16)
-    parser.add_argument("--best-of", type=int, default=1, metavar="N", help=_BEST_OF)
+    parser.add_argument("--best-of", type=int, default=1, metavar="N", help=BEST_OF)
     parser.add_argument("--temperature", type=float, default=1.0)
     parser.add_argument("--top-k", type=int)
     parser.add_argument("--top-p", type=float, default=1.0)

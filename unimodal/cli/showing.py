@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 NAME = "demo"
 PART, TITLE = "shipped", "The shipped model"
 PICTURES_FILE = "pictures.png"
-SAMPLES = 8
+SAMPLES = 6
+BEST_OF = 4
+"""Drawings for each picture that is shown or scored; the model's own captions choose."""
 SAMPLING: Mapping[str, Any] = {"temperature": 0.8, "guidance": 2.5}
 
 
@@ -37,7 +39,7 @@ def draw_pictures(model: "Model", folder: Path) -> str:
     from unimodal.report.page import write_part
 
     began = time.monotonic()
-    rows = draw_prompts(model, PROMPTS, SAMPLES, Sampling(**SAMPLING), seed=0)
+    rows = draw_prompts(model, PROMPTS, SAMPLES, Sampling(**SAMPLING), 0, BEST_OF)
     seconds = time.monotonic() - began
     page = Picture.fromarray(sheet(PROMPTS, rows, scale=3))
     folder.mkdir(parents=True, exist_ok=True)
@@ -45,7 +47,10 @@ def draw_pictures(model: "Model", folder: Path) -> str:
     coded = io.BytesIO()
     page.save(coded, format="png", optimize=True)
     count = sum(map(len, rows))
-    caption = f"{count} pictures drawn from words in {seconds:.1f} s, none chosen."
+    caption = (
+        f"{count * BEST_OF} pictures drawn from words in {seconds:.1f} s: for each prompt the "
+        f"{SAMPLES} that the model's own captions choose."
+    )
     source = f"data:image/png;base64,{base64.b64encode(coded.getvalue()).decode()}"
     write_part(folder, PART, TITLE, {"pictures": {caption: source}})
     write_report(folder)
@@ -70,12 +75,14 @@ def score_drawings(model: "Model", limit: int, command: str) -> "Results":
     """Whether drawn emoji, of designs and subjects never seen together, are the nearest to the true
     ones; among at most `limit` of them, in pixels.
     """
-    from unimodal.evaluation.drawing import DrawingConfig, copied, draw
+    from unimodal.evaluation.drawing import DrawingConfig, copied, draw, reverse_of
     from unimodal.evaluation.drawing_scores import described, retrieval
     from unimodal.generation import Sampling
 
     task = drawing_task(model)
-    config = DrawingConfig(limit=limit, sampling=Sampling(**SAMPLING), command=command)
-    drawn = draw(model.engine, task, config)
+    sampling = Sampling(**SAMPLING)
+    config = DrawingConfig(limit=limit, best_of=BEST_OF, sampling=sampling, command=command)
+    reverse = reverse_of(task, model.tasks, str(task.config.source))
+    drawn = draw(model.engine, task, config, reverse=reverse)
     scores = retrieval(drawn, copied(task, drawn.records), None, config)
     return {"draw": described(scores, drawn, config)}
