@@ -29,10 +29,15 @@ def test_transformers_draws_the_same_pictures_guided_or_not(monkeypatch):
     build = draw.build_decoder
     monkeypatch.setattr(draw, "build_decoder", lambda: build(**SMALL))
     found = draw.run(1, batches=(2,))
-    assert [(m.name, m.guidance, m.same_ids) for m in found] == [
-        ("unimodal", 1.0, True),
-        ("transformers", 1.0, True),
-        ("unimodal", draw.GUIDANCE, True),
-        ("transformers", draw.GUIDANCE, True),
+    exact = [m for m in found if "," not in m.name]
+    assert [(m.name, m.guidance, m.same_ids) for m in exact] == [
+        ("unimodal", 1.0, 1.0),
+        ("transformers", 1.0, 1.0),
+        ("unimodal", draw.GUIDANCE, 1.0),
+        ("transformers", draw.GUIDANCE, 1.0),
     ]
+    assert {m.name for m in found} - {m.name for m in exact} == {
+        "unimodal, bfloat16",
+        "unimodal, int8",
+    }
     assert all(m.images_per_second > 0 for m in found)

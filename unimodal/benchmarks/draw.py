@@ -2,14 +2,14 @@
 
     python -m unimodal.benchmarks.draw [--repeats N] [--dalle FOLDER] [--json PATH]
 
-64 codes out of 4,096 after 12 text tokens; 6 layers of 320 (5 heads of 64), float32, greedy, batch
-1 and 16. transformers' Qwen3 has the same weights and a static cache, and must write the same ids,
-or nothing is reported; its guidance is its own (`guidance_scale`, whose null branch has a cache of
-its own). Positions are one-dimensional in both, as Qwen3 has no others. Not counted: the decoder of
-a codec, which is the same for all. DALLE-pytorch (`--dalle`: a folder that holds it, see
-`dalle_peer`) has the same width, depth and heads but weights of its own, so its ids are not
-compared; it has no cache where nothing is guided. The contenders take turns, the best repeat
-counts, prefill included.
+64 codes out of 4,096 after 12 text tokens; 6 layers of 320 (5 heads of 64), float32 (ours with
+matrices in bfloat16 and int8, too), greedy, batch 1 and 16. transformers' Qwen3 has the same
+weights and a static cache, and must write the same ids in float32, or nothing is reported; its
+guidance is its own (`guidance_scale`, whose null branch has a cache of its own). Positions are one-
+dimensional in both, as Qwen3 has no others. Not counted: the decoder of a codec, which is the same
+for all. DALLE-pytorch (`--dalle`: a folder that holds it, see `dalle_peer`) has the same width,
+depth and heads but weights of its own, so its ids are not compared; it has no cache where nothing
+is guided. The contenders take turns, the best repeat counts, prefill included.
 """
 
 import argparse
@@ -26,7 +26,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from unimodal.benchmarks.generate import build_qwen3, measure
+from unimodal.benchmarks.generate import LOW, build_qwen3, measure
 from unimodal.benchmarks.train_step import Ids
 from unimodal.errors import BackendUnavailableError
 from unimodal.generation import Engine, Request, Sampling
@@ -63,8 +63,8 @@ class Drawn:
     batch: int
     guidance: float
     images_per_second: float
-    same_ids: bool | None
-    """Whether it wrote the ids of the first contender; None where weights differ."""
+    same_ids: float | None
+    """Share of its ids that are the first contender's; None where weights differ."""
 
 
 def build_decoder(**options: Any) -> Decoder:
@@ -110,18 +110,18 @@ def run(repeats: int, dalle: Path | None = None, batches: Sequence[int] = BATCHE
         CertificateError: if contenders of the same weights write different ids.
     """
     decoder = build_decoder()
-    engine, peer = Engine(decoder), build_qwen3(decoder)
+    engines = {"unimodal": Engine(decoder)}
+    engines |= {f"unimodal, {dtype}": Engine(decoder, dtype) for dtype in LOW}
+    peer = build_qwen3(decoder)
     found = []
     for batch in batches:
         for guidance in (1.0, GUIDANCE):
             requests, prompts, null = build_requests(decoder, batch, guidance)
-            contenders = {
-                "unimodal": _ours(engine, requests),
-                "transformers": _theirs(peer, prompts, null, guidance),
-            }
-            for m in measure(contenders, batch, CODES, repeats):
+            contenders = {name: _ours(engine, requests) for name, engine in engines.items()}
+            contenders["transformers"] = _theirs(peer, prompts, null, guidance)
+            for m in measure(contenders, batch, CODES, repeats, list(engines)[1:]):
                 speed = m.tokens_per_second / CODES
-                found.append(Drawn(m.name, batch, guidance, speed, m.same_ids == 1.0))
+                found.append(Drawn(m.name, batch, guidance, speed, m.same_ids))
     if dalle is not None:
         found += _dalle(decoder, dalle, repeats, batches)
     return found
@@ -207,12 +207,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", type=Path, help="where to write the measurements")
     chosen = parser.parse_args(arguments)
     found = run(chosen.repeats, chosen.dalle)
-    ours = {(m.batch, m.guidance): m for m in found if m.name == "unimodal"}
+    base = {(m.batch, m.guidance): m for m in found if m.name == "transformers"}
     for m in found:
-        times = ours[m.batch, m.guidance].images_per_second / m.images_per_second
+        times = m.images_per_second / base[m.batch, m.guidance].images_per_second
+        same = "" if m.same_ids is None else f"  same ids {m.same_ids:.1%}"
         print(
-            f"batch {m.batch:2d}  guidance {m.guidance:.1f}  {m.name:14s} "
-            f"{m.images_per_second:8.3f} images/s  (unimodal is {times:.1f}x as fast)"
+            f"batch {m.batch:2d}  guidance {m.guidance:.1f}  {m.name:18s} "
+            f"{m.images_per_second:8.3f} images/s ({times:.2f}x){same}"
         )
     if chosen.json:
         facts = {
