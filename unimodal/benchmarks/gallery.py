@@ -88,9 +88,10 @@ def draw_prompts(
         answers = rank_in_reverse(model.decoder, reverse, given, answers)
     lines = []
     for first in range(0, len(answers), drawn):
-        own = answers[first : first + drawn]
-        own = own if reverse is None else sorted(own, key=_likelihood, reverse=True)[:samples]
-        lines.append([at_side(answer.value.pixels.numpy(), SIDE) for answer in own])
+        line = answers[first : first + drawn]
+        if reverse is not None:
+            line = sorted(line, key=_likelihood, reverse=True)[:samples]
+        lines.append([at_side(answer.value.pixels.numpy(), SIDE) for answer in line])
     return lines
 
 
