@@ -26,7 +26,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from unimodal.benchmarks.generate import LOW, build_qwen3, measure
+from unimodal.benchmarks.generate import LOW, build_qwen3, measure, peer_writes
 from unimodal.benchmarks.train_step import Ids
 from unimodal.errors import BackendUnavailableError
 from unimodal.generation import Engine, Request, Sampling
@@ -146,21 +146,7 @@ def _theirs(
             "negative_prompt_attention_mask": torch.ones_like(null),
         }
 
-    def run_once() -> list[list[int]]:
-        with torch.inference_mode():
-            ids = model.generate(
-                prompts,
-                attention_mask=torch.ones_like(prompts),
-                max_new_tokens=CODES,
-                do_sample=False,
-                pad_token_id=0,
-                cache_implementation="static",
-                **guided,
-            )
-        written: list[list[int]] = ids[:, prompts.shape[1] :].tolist()
-        return written
-
-    return run_once
+    return peer_writes(model, prompts, CODES, **guided)
 
 
 def _dalle(decoder: Decoder, folder: Path, repeats: int, batches: Sequence[int]) -> list[Drawn]:

@@ -183,7 +183,7 @@ def run(tokens: int, repeats: int, compiled: bool) -> list[Measurement]:
         requests, prompts = build_requests(decoder, batch, tokens)
         contenders = {name: _ours(engine, requests) for name, engine in engines.items()}
         for name, model in peers.items():
-            contenders[name] = _theirs(model, prompts, tokens)
+            contenders[name] = peer_writes(model, prompts, tokens)
         inexact = [f"unimodal, {dtype}" for dtype in LOW]
         found += measure(contenders, batch, tokens, repeats, inexact)
     return found
@@ -197,7 +197,18 @@ def _ours(engine: Engine, requests: list[Request]) -> Callable[[], list[list[int
     return run_once
 
 
-def _theirs(model: Any, prompts: Tensor, tokens: int) -> Callable[[], list[list[int]]]:
+def peer_writes(
+    model: Any, prompts: Tensor, tokens: int, **options: Any
+) -> Callable[[], list[list[int]]]:
+    """A call in which transformers' model writes greedily with a static cache.
+
+    Args:
+        model: From `build_qwen3`.
+        prompts: (batch, T).
+        tokens: Ids that are written.
+        options: More of `model.generate`.
+    """
+
     def run_once() -> list[list[int]]:
         with torch.inference_mode():
             ids = model.generate(
@@ -207,6 +218,7 @@ def _theirs(model: Any, prompts: Tensor, tokens: int) -> Callable[[], list[list[
                 do_sample=False,
                 pad_token_id=0,
                 cache_implementation="static",
+                **options,
             )
         written: list[list[int]] = ids[:, prompts.shape[1] :].tolist()
         return written
