@@ -1,6 +1,7 @@
 """Attention on the CPU: one call of torch's CPU flash attention for each task of a plan.
 
-Documents are gathered out of their rows, so that no work crosses documents. Precision is chosen by
+Documents are gathered out of their rows, so that no work crosses documents; where each row is one
+document as long as the row, they are read where they lie. Precision is chosen by
 length: under bfloat16, buckets shorter than `LOW_PRECISION_LENGTH` (and longer ones that are cut,
 where a pattern is sparse) are computed in float32, which is three to six times faster there (two
 cores with AMX, head size 64, forward and backward of 5,120 tokens and 5 heads: length 80 takes
@@ -36,21 +37,23 @@ def forward(
 ) -> tuple[Tensor, Tensor]:
     """See `reference.forward`."""
     gather, _, _, place_out, mask, columns, tasks = plan
-    slots = len(gather)
     heads, size = q.shape[2:]
-    buffer = q.new_empty(slots + 1, heads, size)
-    buffer[slots] = 0
-    lse = torch.empty(slots + 1, heads, dtype=_lse_dtype(q))
-    lse[slots] = -torch.inf
+    buckets = _buckets(tasks)
+    in_place = _is_in_place(buckets)
+    slots = len(gather) + (not in_place)
+    buffer = q.new_empty(slots, heads, size)
+    lse = torch.empty(slots, heads, dtype=_lse_dtype(q))
+    if not in_place:  # the last slot is read by positions that have no result
+        buffer[-1], lse[-1] = 0, -torch.inf
     rows = [x.reshape(-1, x.shape[2], size) for x in (q, k, v)]
-    for bucket in _buckets(tasks):
+    for bucket in buckets:
         first = bucket[0]
         part = _slice(first)
         q_b, k_b, v_b = (_take(x, gather[part], first) for x in rows)
         out_b = buffer[part].view(first.count, first.length, heads, size)
         lse_b = lse[part].view(first.count, first.length, heads)
-        merges = any(task.merged for task in bucket)
-        into = torch.empty_like(out_b, dtype=q_b.dtype) if merges else out_b
+        widens = q_b.dtype != q.dtype and any(task.merged for task in bucket)
+        into = torch.empty_like(out_b, dtype=q_b.dtype) if widens else out_b
         for task in bucket:
             bias = _bias(task, mask, q_b.dtype)
             result, logs = _flash(
@@ -66,10 +69,11 @@ def forward(
             _write(
                 into[:, queries], lse_b[:, queries], _rows(result, task), _rows(logs, task), task
             )
-        if merges:
+        if widens:
             out_b.copy_(into)
-    out = buffer.index_select(0, place_out).view(q.shape)
-    return out, lse.index_select(0, place_out).view(q.shape[:3])
+    if not in_place:
+        buffer, lse = (x.index_select(0, place_out) for x in (buffer, lse))
+    return buffer.view(q.shape), lse.view(q.shape[:3])
 
 
 def backward(
@@ -85,17 +89,21 @@ def backward(
     """See `reference.backward`."""
     gather, silent, place, _, mask, columns, tasks = plan
     size = q.shape[3]
-    buffers = [x.new_empty(len(gather) + 1, x.shape[2], size) for x in (q, k, v)]
-    for buffer in buffers:
-        buffer[-1] = 0
+    buckets = _buckets(tasks)
+    in_place = _is_in_place(buckets)
+    slots = len(gather) + (not in_place)
+    buffers = [x.new_empty(slots, x.shape[2], size) for x in (q, k, v)]
+    if not in_place:
+        for buffer in buffers:
+            buffer[-1] = 0
     rows = [x.reshape(-1, x.shape[2], size) for x in (q, k, v, out, grad)]
     lse_rows = lse.reshape(-1, lse.shape[2])
-    for bucket in _buckets(tasks):
+    for bucket in buckets:
         first = bucket[0]
         part = _slice(first)
         index = gather[part]
         q_b, k_b, v_b, out_b, grad_b = (_take(x, index, first) for x in rows)
-        lse_b = lse_rows.index_select(0, index)
+        lse_b = lse_rows if in_place else lse_rows.index_select(0, index)
         if first.padded:
             quiet = silent[part]
             # A silent slot repeats another position or sees no key: nothing flows back from it.
@@ -105,9 +113,10 @@ def backward(
         lse_b = lse_b.view(first.count, first.length, -1).transpose(1, 2)
         grads = [b[part].view(first.count, first.length, -1, size) for b in buffers]
         _bucket_backward(bucket, (grad_b, q_b, k_b, v_b, out_b, lse_b), grads, mask, columns, scale)
+    if not in_place:
+        buffers = [buffer.index_select(0, place) for buffer in buffers]
     grad_q, grad_k, grad_v = (
-        buffer.index_select(0, place).view(x.shape)
-        for buffer, x in zip(buffers, (q, k, v), strict=True)
+        buffer.view(x.shape) for buffer, x in zip(buffers, (q, k, v), strict=True)
     )
     return grad_q, grad_k, grad_v
 
@@ -129,10 +138,13 @@ def _bucket_backward(
         mask, columns, scale: As in the plan.
     """
     grad_b, q_b, k_b, v_b, out_b, lse_b = inputs
-    whole = len(bucket) == 1
+    is_alone = len(bucket) == 1
     sums = grads
-    if not whole:
-        sums = [torch.zeros_like(x.transpose(1, 2)) for x in (q_b, k_b, v_b)]
+    if not is_alone:
+        if q_b.dtype != grads[0].dtype:
+            sums = [torch.empty_like(x, dtype=q_b.dtype) for x in grads]
+        for keyed in sums[1:]:
+            keyed.zero_()
     for task in bucket:
         found = _flash_backward(
             _queries(grad_b, task),
@@ -146,18 +158,23 @@ def _bucket_backward(
             attn_mask=_bias(task, mask, q_b.dtype),
             scale=scale,
         )
-        if whole:
+        if is_alone:
             for into, own in zip(sums, found, strict=True):
                 into.copy_(own.transpose(1, 2))
             return
-        sums[0][:, task.q_start : task.q_stop] += _rows(found[0], task)
+        queries = sums[0][:, task.q_start : task.q_stop]
+        if task.merged:
+            queries += _rows(found[0], task)
+        else:
+            queries.copy_(_rows(found[0], task))
         for into, own in zip(sums[1:], found[1:], strict=True):
             if task.key_start >= 0:
                 into[:, task.key_start : task.key_start + task.keys] += own.transpose(1, 2)
             else:
                 into.index_add_(1, _columns(task, columns), _rows(own, task))
-    for into, own in zip(grads, sums, strict=True):
-        into.copy_(own)
+    if sums is not grads:
+        for into, own in zip(grads, sums, strict=True):
+            into.copy_(own)
 
 
 def attend_cached(q: Tensor, k_cache: Tensor, v_cache: Tensor, bias: Tensor | None) -> Tensor:
@@ -200,13 +217,17 @@ def _buckets(tasks: Tensor) -> list[list[Task]]:
     return buckets
 
 
+def _is_in_place(buckets: list[list[Task]]) -> bool:
+    return len(buckets) == 1 and bool(buckets[0][0].in_place)
+
+
 def _slice(task: Task) -> slice:
     return slice(task.start, task.start + task.count * task.length)
 
 
 def _take(rows: Tensor, index: Tensor, task: Task) -> Tensor:
     """Gather positions as [count, heads, length, H], in the precision of the bucket."""
-    taken = rows.index_select(0, index)
+    taken = rows if task.in_place else rows.index_select(0, index)
     cut = task.q_stop - task.q_start < task.length or task.keys < task.length
     short = task.length < LOW_PRECISION_LENGTH or cut
     if short and rows.dtype in (torch.bfloat16, torch.float16):

@@ -1,8 +1,9 @@
 """How a bucket of documents with a sparse mask is cut into calls of attention on the CPU.
 
-A picture that follows its text sees the text in full and little of itself. So keys that come first
-and that every query of some blocks sees become one call without a mask; what is left of each block,
-some keys under a mask, goes into a few calls of many blocks of equal size.
+A picture that follows its text sees the text in full and little of itself. So first queries that
+see just their past, as the text does, become one causal call; keys that come first and that every
+query of some blocks sees become one call without a mask; what is left of each block, some keys
+under a mask, goes into a few calls of many blocks of equal size.
 """
 
 from dataclasses import dataclass, field
@@ -34,6 +35,7 @@ class Cut:
             None: every query sees every key.
         groups: Groups of queries.
         merged: Whether an earlier cut has these queries, too.
+        causal: Whether each query sees the keys up to its own place alone; then there is no mask.
     """
 
     q_start: int
@@ -42,6 +44,7 @@ class Cut:
     mask: Tensor | None = None
     groups: int = 1
     merged: bool = False
+    causal: bool = False
 
     @property
     def num_keys(self) -> int:
@@ -53,7 +56,7 @@ class Cut:
     @property
     def pairs(self) -> int:
         """Pairs of a document that are visited."""
-        return (self.q_stop - self.q_start) * self.num_keys
+        return (self.q_stop - self.q_start) * self.num_keys // (1 + self.causal)
 
 
 @dataclass
@@ -91,6 +94,10 @@ def cut(mask: Tensor, silent: Tensor) -> list[Cut] | None:
         return None
     blocks = _blocks(mask, silent)
     cuts: list[Cut] = []
+    lead = _causal_lead(mask, silent)
+    if lead >= 2 * QUERY_BLOCK:
+        cuts.append(Cut(0, lead, slice(0, lead), causal=True))
+        blocks = [block for block in blocks if block.start >= lead]
     while (found := _widest(blocks)) is not None:
         run, done, shared = found
         if _has_idle_query(run, shared, mask, silent):
@@ -104,6 +111,14 @@ def cut(mask: Tensor, silent: Tensor) -> list[Cut] | None:
     for run in _runs(blocks):
         cuts.append(_masked(run, mask))
     return cuts if sum(one.pairs for one in cuts) <= SPARSE_SHARE * length**2 else None
+
+
+def _causal_lead(mask: Tensor, silent: Tensor) -> int:
+    """How many first queries, in whole blocks, see the keys up to their own place and no others."""
+    past = torch.ones(mask.shape[1:], dtype=torch.bool, device=mask.device).tril()
+    others = ((mask != past) & ~silent[..., None]).any(dim=-1).any(dim=0).nonzero()
+    lead = int(others[0]) if len(others) else mask.shape[-1]
+    return lead // QUERY_BLOCK * QUERY_BLOCK
 
 
 def _blocks(mask: Tensor, silent: Tensor) -> list[_Block]:

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 CAUSAL, FULL, MASKED = 0, 1, 2
 """Modes of a task: lower triangle, every pair, or a mask of its own."""
 
-TASK_FIELDS = 13
+TASK_FIELDS = 14
 """Integers of one row of `GatheredPlan.tasks`; see `Task`."""
 
 MIN_FILL = 0.85
@@ -69,6 +69,8 @@ class Task:
         column_start: The keys of all groups within `GatheredPlan.columns`, if `key_start` is -1.
         mask_start: First element in `GatheredPlan.mask`; the mask is [count, groups, queries of a
             group, keys].
+        in_place: 1 if the slots are all positions of the batch, in order, and none is silent: then
+            nothing has to be gathered.
     """
 
     start: int
@@ -84,6 +86,7 @@ class Task:
     keys: int
     column_start: int
     mask_start: int
+    in_place: int = 0
 
     @property
     def mask_shape(self) -> tuple[int, int, int]:
@@ -288,7 +291,7 @@ class _Builder:
                     start=self.slots,
                     count=len(starts),
                     length=length,
-                    mode=mode if cuts is None else MASKED if one.mask is not None else FULL,
+                    mode=mode if cuts is None else _mode(one),
                     padded=int(silent.any()),
                     q_start=one.q_start,
                     q_stop=one.q_stop,
@@ -343,7 +346,12 @@ class _Builder:
         place_out = place.clone()
         quiet = first & silent
         place_out[gather[quiet]] = self.slots
-        rows = [list(vars(task).values()) for task in self.tasks]
+        in_place = bool(
+            all(task.start == 0 for task in self.tasks)
+            and not silent.any()
+            and torch.equal(gather, torch.arange(size))
+        )
+        rows = [list(vars(replace(t, in_place=int(in_place))).values()) for t in self.tasks]
         return GatheredPlan(
             gather=gather,
             silent=silent,
@@ -354,6 +362,12 @@ class _Builder:
             tasks=torch.tensor(rows, dtype=torch.int64).reshape(-1, TASK_FIELDS),
             shape=self.shape,
         )
+
+
+def _mode(one: Cut) -> int:
+    if one.mask is not None:
+        return MASKED
+    return CAUSAL if one.causal else FULL
 
 
 def _buckets(lengths: np.ndarray, max_pairs: int | None) -> list[slice]:

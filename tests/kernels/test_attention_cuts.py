@@ -9,7 +9,7 @@ from torch import Tensor
 from tests.kernels.test_attention import stream
 from unimodal.kernels.attention import attention, reference
 from unimodal.kernels.attention.cuts import QUERY_BLOCK, cut
-from unimodal.kernels.attention.plan import plan_attention
+from unimodal.kernels.attention.plan import CAUSAL, plan_attention, read_tasks
 from unimodal.patterns import Causal, Column, Conv, Pattern, Row, visible
 
 PATTERNS = [Row(), Column(), Conv(3)]
@@ -28,7 +28,8 @@ def visits(mask: Tensor, silent: Tensor) -> Tensor | None:
         written[one.q_start : one.q_stop] = True
         if isinstance(one.keys, slice):
             assert one.mask is None
-            found[:, one.q_start : one.q_stop, one.keys] += 1
+            pairs = torch.ones(one.q_stop - one.q_start, one.num_keys, dtype=torch.int64)
+            found[:, one.q_start : one.q_stop, one.keys] += pairs.tril() if one.causal else pairs
             continue
         assert one.mask is not None
         size = (one.q_stop - one.q_start) // one.groups
@@ -68,15 +69,25 @@ def test_every_pair_is_visited_once(length: int, words: int, reach: int, seed: i
         assert int(found[~silent].max()) == 1
 
 
+MIXED = [[(100, (1, 20, 20), False)], [(130, (1, 20, 19), False)], [(90, (3, 8, 16), False)]]
+"""Two pictures after texts of other lengths, which share a bucket, and one in three frames."""
+FILLING = [[(137, (1, 25, 15), False)]] * 3
+"""Documents that fill their rows, with a text that is worth a causal call."""
+
+
+@pytest.mark.parametrize("rows", [MIXED, FILLING], ids=["mixed", "filling"])
 @pytest.mark.parametrize("pattern", PATTERNS, ids=str)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_cut_documents_equal_the_dense_definition(pattern: Pattern, dtype: torch.dtype) -> None:
-    """Two pictures after texts of other lengths, which share a bucket, and one in three frames."""
-    rows = [[(100, (1, 20, 20), False)], [(130, (1, 20, 19), False)], [(90, (3, 8, 16), False)]]
+def test_cut_documents_equal_the_dense_definition(
+    rows: list[list[tuple[int, tuple[int, int, int], bool]]], pattern: Pattern, dtype: torch.dtype
+) -> None:
     coordinates = stream(rows, 512)
     plan = plan_attention(coordinates, [Causal(), pattern], visible)
-    tasks = plan.tensors()[-1]
+    tasks = read_tasks(plan.tensors()[-1])
     assert len(tasks) > 2
+    assert any(task.mode == CAUSAL for task in tasks) == (rows is FILLING)
+    # Column-major cells have to be gathered.
+    assert {task.in_place for task in tasks} == {int(rows is FILLING and pattern != Column())}
     torch.manual_seed(0)
     q, k, v, grad = (torch.randn(3, 512, n, 32, dtype=dtype) for n in (4, 2, 2, 4))
     wide = [x.double().requires_grad_() for x in (q, k, v)]
