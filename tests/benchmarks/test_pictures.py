@@ -71,6 +71,7 @@ SCENES = {"name": "scenes", "options": {"drawings": "none", "length": 400}}
 TASKS = {
     "draw": translation("text", "mosaic", EMOJI, target_field="image", null_rate=0.1),
     "draw_scenes": translation("text", "mosaic", SCENES, target_field="image"),
+    "draw_again": translation("text", "mosaic", {"name": "embedded/emoji"}, target_field="image"),
     "caption": translation("mosaic", "text", EMOJI, source_field="image"),
 }
 
@@ -118,8 +119,14 @@ def test_a_run_is_scored_and_goes_on_where_it_was(
     assert pictures.main([*words, "--tasks", "draw", "--guidance", "2"]) == 0
     assert json.loads(out.read_text()) == results
     assert {f: f.stat().st_mtime_ns for f in tmp_path.rglob("*.safetensors")} == stored
-    with pytest.raises(ConfigError, match="`caption` draws no pictures"):
-        pictures.main([*words, "--tasks", "caption"])
+    for option in ("--tasks", "--known"):
+        with pytest.raises(ConfigError, match="`caption` draws no pictures"):
+            pictures.main([*words, option, "caption"])
+    before = sorted(file.name for file in (tmp_path / "judges").iterdir())
+    assert pictures.main([*words, "--tasks", "draw_again", "--known", "draw"]) == 0
+    again = json.loads(out.read_text())["draw_again"]
+    assert again["top1_encoder"]["ceiling"] == mine["top1_encoder"]["ceiling"]
+    assert sorted(file.name for file in (tmp_path / "judges").iterdir()) == before
 
 
 def likelihood(model: Model, text: str, pixels: np.ndarray[Any, Any]) -> float:

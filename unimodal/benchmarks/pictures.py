@@ -1,12 +1,12 @@
 """How well a run draws, on held-out prompts: results and a table (speed: `draw`).
 
     python -m unimodal.benchmarks.pictures RUN [--out docs/results/image.json] [--limit N]
-        [--tasks NAME ...] [--guidance 3] [--temperature 1] [--top-k N] [--best-of N]
+        [--tasks NAME ...] [--known TASK] [--guidance 3] [--temperature 1] [--top-k N] [--best-of N]
 
 Every task of the run that draws pictures is scored (see `unimodal.evaluation.drawing_scores`). The
-judges are trained on the task's own training pictures when they are first needed (minutes on a
-CPU), and kept in `--judges`; drawn batches are kept in `--store`. Stopped, the same command goes
-on. `--out` gets the results and a table beside it (`image.md`).
+judges are trained on the task's own training pictures (of another task: `--known`) when they are
+first needed (minutes on a CPU), and kept in `--judges`; drawn batches are kept in `--store`.
+Stopped, the same command goes on. `--out` gets the results and a table beside it (`image.md`).
 """
 
 import argparse
@@ -64,11 +64,25 @@ def score_task(
     store: Path,
     judges: Path,
     weights: str,
+    known: Task | None = None,
     judge_steps: int | None = None,
     progress: Progress | None = None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> Scores:
-    """All scores of one drawing task, in the one form of results."""
+    """All scores of one drawing task, in the one form of results.
+
+    Args:
+        model: Of a run.
+        task: That is scored.
+        config: How many pictures, and how they are drawn.
+        store, judges: Folders of what is drawn and of judges.
+        weights: What tells the model from others.
+        known: The task whose training pictures the judge learns from and drawings are compared
+            with, by default the same.
+        judge_steps: Of a judge that is trained now.
+        progress, should_stop: See `draw`.
+    """
+    known = known or task
     reverse = reverse_of(task, model.tasks, str(task.config.source))
     if reverse is None:
         config = replace(config, best_of=1)
@@ -79,10 +93,10 @@ def score_task(
     scores: Scores = {}
 
     def judge(kind: str) -> Judge:
-        return _judge(kind, task, judges, judge_steps, progress)
+        return _judge(kind, known, judges, judge_steps, progress)
 
     if drawn.has("concept"):
-        library = training_library(task, LIBRARY, store, progress=progress)
+        library = training_library(known, LIBRARY, store, progress=progress)
         encoder = judge("pictures")
         copies = library.pixels[in_another_style(library.records, drawn.records)]
         scores |= retrieval(drawn, copies, encoder, config)
@@ -124,7 +138,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The command; see the head of this module."""
     given = _parser().parse_args(arguments)
     model = load(given.run, given.device)
-    tasks = _chosen(drawing_tasks(model.tasks), given.tasks, given.run)
+    drawing = drawing_tasks(model.tasks)
+    tasks = _chosen(drawing, given.tasks, given.run)
+    known = next(iter(_chosen(drawing, [given.known], given.run).values())) if given.known else None
     typed = sys.argv[1:] if arguments is None else arguments
     command = shlex.join(["python", "-m", "unimodal.benchmarks.pictures", *typed])
     sampling = Sampling(
@@ -148,7 +164,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             try:
                 results[name] = score_task(
                     model, task, config, store=given.store, judges=given.judges, weights=weights,
-                    judge_steps=given.judge_steps, progress=bar, should_stop=lambda: bool(flag),
+                    known=known, judge_steps=given.judge_steps, progress=bar,
+                    should_stop=lambda: bool(flag),
                 )  # fmt: skip
             except KeyboardInterrupt:
                 print("Stopped; the same command goes on from here.", file=sys.stderr)
@@ -180,6 +197,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--store", type=Path, default=Path("runs/drawn"), metavar="FOLDER")
     parser.add_argument("--judges", type=Path, default=Path("runs/judges"), metavar="FOLDER")
     parser.add_argument("--judge-steps", type=int, help="steps of a judge that is trained now")
+    parser.add_argument("--known", metavar="TASK", help="its judge, and its training pictures")
     parser.add_argument("--device", default="auto")
     return parser
 
