@@ -310,6 +310,9 @@ def _drawings(
         for number in range(n)
     ]
     answers = engine.generate(requests, batch_size=config.batch_size)
+    for answer in answers:
+        if answer.error is not None:
+            raise answer.error
     if n == 1:
         return answers
     if reverse is None:
