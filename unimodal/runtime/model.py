@@ -179,8 +179,7 @@ class Model:
             prefix_cells=prefix_cells,
             null=self.prompts.null(document, template) if drawn.is_guided else None,
         )
-        data = None if template is None else template.config.data.name
-        return self._best_of(n, request, rank, given, data, on_progress)
+        return self._best_of(n, request, rank, given, template, on_progress)
 
     def generate_many(
         self,
@@ -205,7 +204,7 @@ class Model:
         request: Request,
         rank: str,
         given: Sequence[Segment],
-        data: str | None,
+        template: Task | None,
         on_progress: OnProgress | None,
     ) -> Answer:
         """The best of n answers; see `generate`."""
@@ -216,6 +215,7 @@ class Model:
         reverse = None
         if rank == "reverse":
             written = _first(request.wanted())
+            data = None if template is None else template.config.data.name
             reverse = reverse_task(self.tasks, self.vocabulary, given, written, data)
         requests = [_numbered(request, number) for number in range(n)]
         answers = self.generate_many(requests, on_progress=on_progress)
