@@ -118,6 +118,19 @@ def test_the_modality_of_a_file_is_found_out(
         assert done.code == 0, done.err
 
 
+def test_a_page_that_is_named_as_a_picture_is_not_taken_for_text(
+    unimodal: Run, folder: Path, tmp_path: Path
+) -> None:
+    page = tmp_path / "apple.png"
+    page.write_text("<html>404: there is no such picture</html>")
+    done = unimodal("embed", folder, page, "--json")
+    assert done.code == 2
+    assert "No modality of this model reads it" in done.json["message"]
+    assert unimodal("embed", folder, page, "--from", "text", "--json").code == 0
+    same = page.rename(tmp_path / "apple.html")
+    assert unimodal("embed", folder, same, "--json").code == 0
+
+
 def test_scores_are_a_table_with_a_row_a_record(
     unimodal: Run, folder: Path, files: dict[str, Path], tmp_path: Path
 ) -> None:

@@ -2,9 +2,10 @@
 
 The modality is what `--from` names; without it, every modality of the model tries to read the
 file, and the one that can is taken. Text reads anything in UTF-8, so it counts only when no other
-does.
+does, and the file is not named as a picture, sound or film.
 """
 
+import mimetypes
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -163,7 +164,7 @@ def sniff(path: Path, vocabulary: Vocabulary) -> str:
             able.append(name)
         except UnimodalError as error:
             refused[name] = error
-    if len(able) > 1 and CATCH_ALL in able:
+    if CATCH_ALL in able and (len(able) > 1 or _is_named_as_media(path)):
         able.remove(CATCH_ALL)
     kinds = {vocabulary.modality(name).value_type for name in able}
     if len(kinds) == 1:
@@ -180,6 +181,12 @@ def sniff(path: Path, vocabulary: Vocabulary) -> str:
         subject=str(path),
         remedy="Name the modality with --from to see its reason alone.",
     )
+
+
+def _is_named_as_media(path: Path) -> bool:
+    """Whether the name promises a picture, sound or film: a page saved as `x.png` is no caption."""
+    kind = mimetypes.guess_type(path.name)[0] or ""
+    return kind.partition("/")[0] in ("image", "audio", "video")
 
 
 def _is_file(word: str) -> bool:
