@@ -14,7 +14,7 @@ def test_it_prints_one_row_for_each_tokenizer(tmp_path, capsys) -> None:
     path.write_text("a red apple and a green one\n\n" * 40, encoding="utf-8")
     tokenize.main(["--file", str(path), "--megabytes", "0.01", "--repeats", "1", "--json"])
     rows = json.loads(capsys.readouterr().out)
-    assert {row["data"] for row in rows} == {"text", "dna", "dna with N"}
+    assert {row["data"] for row in rows} == {"text", "bases", "bases with N"}
     assert {row["tokenizer"].split()[0] for row in rows} == {"unimodal", "tokenizers"}
     assert all(row["exact"] and row["megabytes_per_second"] > 0 for row in rows)
 

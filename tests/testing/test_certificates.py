@@ -1,5 +1,6 @@
 """Certificates hold on sharpened models, and each fails on the fault that it is there to find."""
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -161,6 +162,20 @@ def test_a_draw_on_the_border_of_two_ids_is_drawn_again(monkeypatch, wrong, is_f
     else:
         assert 0 <= CERTIFICATES["batched"](make_decoder()) <= 1e-5
     assert len(batches) == min(3, len(wrong) + 1)
+
+
+def test_what_is_no_number_is_not_forgotten(monkeypatch):
+    answers = certificates._answers
+
+    def broken(decoder, requests, batched):
+        found = answers(decoder, requests, batched)
+        if batched:
+            found[0] = replace(found[0], logprobs=[math.nan, *found[0].logprobs[1:]])
+        return found
+
+    monkeypatch.setattr(certificates, "_answers", broken)
+    with pytest.raises(CertificateError, match="differ by nan"):
+        CERTIFICATES["batched"](make_decoder())
 
 
 def test_visible_padding_is_found(monkeypatch):

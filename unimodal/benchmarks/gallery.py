@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from unimodal.errors import ConfigError
 from unimodal.evaluation.drawing import drawing_tasks, reverse_of
 from unimodal.evaluation.encoder import at_side
-from unimodal.generation import Answer, Request, Sampling
-from unimodal.generation.ranking import rank_in_reverse
+from unimodal.generation import Request, Sampling
+from unimodal.generation.ranking import best_first, rank_in_reverse
 from unimodal.runtime import Model, load
 from unimodal.stream import Segment
 from unimodal.tasks import Task
@@ -64,6 +64,8 @@ def draw_prompts(
     """
     task = _text_task(model)
     source = str(task.config.source)
+    if min(samples, best_of) < 1:
+        raise ConfigError(f"`samples` and `best_of` must be at least 1, not {samples}, {best_of}.")
     reverse = None if best_of == 1 else reverse_of(task, model.tasks, source)
     if best_of > 1 and reverse is None:
         raise ConfigError("The run has no task that chooses among drawings: one that names them.")
@@ -90,7 +92,7 @@ def draw_prompts(
     for first in range(0, len(answers), drawn):
         line = answers[first : first + drawn]
         if reverse is not None:
-            line = sorted(line, key=_likelihood, reverse=True)[:samples]
+            line = best_first(line)[:samples]
         lines.append([at_side(answer.value.pixels.numpy(), SIDE) for answer in line])
     return lines
 
@@ -145,11 +147,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Picture.fromarray(sheet(given.prompts, rows, given.scale)).save(given.out, optimize=True)
     print(given.out)
     return 0
-
-
-def _likelihood(answer: Answer) -> float:
-    assert answer.reverse_logprob is not None
-    return answer.reverse_logprob
 
 
 def _text_task(model: Model) -> Task:

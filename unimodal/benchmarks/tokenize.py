@@ -105,7 +105,7 @@ def text_rows(documents: list[str], vocab_size: int, repeats: int) -> list[Row]:
 def dna_rows(num_bases: int, repeats: int) -> list[Row]:
     """Time n-gram encodings of random bases, with and without N."""
     rows = []
-    for data, documents in (("dna", bases(num_bases, 0)), ("dna with N", bases(num_bases, 50))):
+    for data, documents in (("bases", bases(num_bases, 0)), ("bases with N", bases(num_bases, 50))):
         for config in (DnaConfig(n=1), DnaConfig(n=3), DnaConfig(n=6), _overlapping(3)):
             dna = Dna(config)
             encoded = dna.encode_batch(documents)
@@ -122,7 +122,7 @@ def dna_rows(num_bases: int, repeats: int) -> list[Row]:
     _require(written == some, "tokenizers 3-grams")
     seconds = shortest(lambda: [torch.tensor(e.ids) for e in theirs.encode_batch_fast(some)], 2)
     count = sum(len(e.ids) for e in found)
-    return [*rows, _row("dna", "tokenizers 3-grams by regex", some, seconds, count)]
+    return [*rows, _row("bases", "tokenizers 3-grams by regex", some, seconds, count)]
 
 
 def byte_level_bpe(training: list[str], vocab_size: int) -> Tokenizer:

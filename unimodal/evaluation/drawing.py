@@ -28,7 +28,7 @@ from unimodal.errors import ConfigError, DataError
 from unimodal.evaluation.encoder import Pixels, at_side
 from unimodal.evaluation.records import open_held_out
 from unimodal.generation import Answer, Engine, Request, Sampling
-from unimodal.generation.ranking import best, rank_in_reverse, reverse_task
+from unimodal.generation.ranking import best_first, rank_in_reverse, reverse_task
 from unimodal.media.values import Image
 from unimodal.modality import Modality
 from unimodal.stream import Segment
@@ -322,7 +322,7 @@ def _drawings(
         for request in requests
     ]
     ranked = rank_in_reverse(engine.decoder, reverse, given, answers)
-    return [best(ranked[first : first + n]) for first in range(0, len(ranked), n)]
+    return [best_first(ranked[first : first + n])[0] for first in range(0, len(ranked), n)]
 
 
 def _request(task: Task, record: Record, config: DrawingConfig, number: int) -> Request:

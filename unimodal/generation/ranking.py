@@ -83,10 +83,10 @@ def rank_in_reverse(
     ]
 
 
-def best(answers: Sequence[Answer]) -> Answer:
-    """Of those that no budget cut, if any: after which the given is likeliest, where they were
-    ranked in reverse, else the likeliest."""
-    return max(answers, key=_rank)
+def best_first(answers: Sequence[Answer]) -> list[Answer]:
+    """Those that no budget cut before others; then by how likely the given is after them, where
+    they were ranked in reverse, else by how likely they are."""
+    return sorted(answers, key=_rank, reverse=True)
 
 
 def _rank(answer: Answer) -> tuple[bool, float]:

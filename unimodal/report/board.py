@@ -97,6 +97,10 @@ def _side_by_side(data: bytes) -> NDArray[np.uint8]:
     return np.concatenate(frames, axis=1)
 
 
+_SHOWN = ("data:image/", "data:audio/")
+"""What TensorBoard shows, by how an address of encoded data begins."""
+
+
 class _Media(HTMLParser):
     """Pictures and sound that lie inside a fragment, and its text.
 
@@ -113,7 +117,7 @@ class _Media(HTMLParser):
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         head, _, encoded = (dict(attrs).get("src") or "").partition(";base64,")
         kind = head.removeprefix("data:").partition("/")[0]
-        if encoded and kind in ("image", "audio"):
+        if encoded and head.startswith(_SHOWN):
             self.media.append((kind, base64.b64decode(encoded)))
         elif tag == "br":
             self.text.append(" ")

@@ -25,7 +25,7 @@ from unimodal.generation import (
     score,
 )
 from unimodal.generation.matrices import matrix_class
-from unimodal.generation.ranking import best, rank_in_reverse, reverse_task
+from unimodal.generation.ranking import best_first, rank_in_reverse, reverse_task
 from unimodal.media import Audio
 from unimodal.modality import config_from_dict
 from unimodal.model.decoder import Decoder
@@ -221,7 +221,7 @@ class Model:
         answers = self.generate_many(requests, on_progress=on_progress)
         if reverse is not None:
             answers = rank_in_reverse(self.decoder, reverse, [given[0]] * n, answers)
-        chosen = best(answers)
+        chosen = best_first(answers)[0]
         return replace(chosen, alternatives=tuple(answers)) if n > 1 else chosen
 
     def save(self, answer: Answer, path: str | Path) -> Path:

@@ -10,6 +10,7 @@ Use them on a model from `sharpen`: at initial weights attention is nearly unifo
 small, so that a wrong position or a leaked document would hardly show.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -133,7 +134,7 @@ def certify_guided(
                 continue
             is_changed |= _gap(expected[at], answer.logprobs[at]) > tolerance
             gap = _gap(found, expected[at]) / _amplified(request)
-            if not gap <= worst:
+            if _is_worse(gap, worst):
                 worst = gap
                 place = f"request {number}, id {at} of the answer: {found} against {expected[at]}"
     _check_some(is_changed, "a drawn id that guidance changes")
@@ -160,7 +161,7 @@ def certify_batched(
                 a = _answers(decoder, asked, batched=True)[number]
                 (b,) = _answers(decoder, [asked[number]], batched=False)
             apart, gap, at = _apart(a, b, _amplified(asked[number]))
-            if not gap <= worst:
+            if _is_worse(gap, worst):
                 worst, place = gap, f"request {number}, {at}"
             if apart is None or not worst <= tolerance:
                 break
@@ -286,7 +287,7 @@ def _cached(
             if forced:
                 continue
             gap = _gap(found, expected[at])
-            if not gap <= worst:
+            if _is_worse(gap, worst):
                 worst = gap
                 place = f"request {number}, id {at} of the answer: {found} against {expected[at]}"
     return _verdict("cached and uncached generation", worst, place, tolerance)
@@ -423,10 +424,15 @@ def _compare(
 ) -> tuple[float, str]:
     gaps = (found - expected).abs() / expected.abs().clamp(min=1)
     largest, at = gaps.max(dim=0)
-    if not float(largest) <= worst:
+    if _is_worse(float(largest), worst):
         text = f"{where}, position {int(at)}: {float(found[at])} against {float(expected[at])}"
         return float(largest), text
     return worst, place
+
+
+def _is_worse(gap: float, worst: float) -> bool:
+    """Whether a difference is larger; none is larger than NaN, so that it is not forgotten."""
+    return not math.isnan(worst) and not gap <= worst
 
 
 def _gap(a: float, b: float) -> float:
@@ -455,7 +461,7 @@ def _apart(a: Answer, b: Answer, amplified: float) -> tuple[int | None, float, s
         (a.guided_logprobs, b.guided_logprobs, amplified),
     ):
         for at, (x, y) in enumerate(zip(found[:apart], right[:apart], strict=True)):
-            if not _gap(x, y) / factor <= worst:
+            if _is_worse(_gap(x, y) / factor, worst):
                 worst, place = _gap(x, y) / factor, f"id {at}: {x} against {y}"
     return apart, worst, place
 
