@@ -10,7 +10,15 @@ import torch
 
 from unimodal.benchmarks import gallery, pictures
 from unimodal.errors import ConfigError
-from unimodal.evaluation.drawing import DrawingConfig, as_image, as_pixels, draw, reverse_of
+from unimodal.evaluation.drawing import (
+    DrawingConfig,
+    Relay,
+    as_image,
+    as_pixels,
+    draw,
+    reverse_of,
+    written,
+)
 from unimodal.generation import Request, Sampling, score
 from unimodal.grammar import Fixed
 from unimodal.media.values import Image
@@ -73,6 +81,7 @@ TASKS = {
     "draw_scenes": translation("text", "mosaic", SCENES, target_field="image"),
     "draw_again": translation("text", "mosaic", {"name": "embedded/emoji"}, target_field="image"),
     "caption": translation("mosaic", "text", EMOJI, source_field="image"),
+    "redraw": translation("mosaic", "mosaic", EMOJI, source_field="image", target_field="image"),
 }
 
 
@@ -127,6 +136,36 @@ def test_a_run_is_scored_and_goes_on_where_it_was(
     again = json.loads(out.read_text())["draw_again"]
     assert again["top1_encoder"]["ceiling"] == mine["top1_encoder"]["ceiling"]
     assert sorted(file.name for file in (tmp_path / "judges").iterdir()) == before
+
+
+def test_a_relay_draws_what_another_task_wrote(run: Path, tmp_path: Path) -> None:
+    model = load(run, "cpu")
+    redraw, caption, task = (model.tasks[name] for name in ("redraw", "caption", "draw"))
+    config = DrawingConfig(limit=4, batch_size=2)
+    drawn = draw(model.engine, redraw, config, tmp_path, relay=Relay(caption, task))
+    for place, record in enumerate(drawn.records):
+        given = {**record, "image": as_image(drawn.truths[place])}
+        (text,) = written(model.engine, caption, [given])
+        request = Request(task.request({"text": text}), sampling=Sampling(seed=place))
+        (answer,) = model.engine.generate([request])
+        assert (as_pixels([answer.value])[0] == drawn.pixels[place]).all()
+    direct = draw(model.engine, redraw, config, tmp_path)  # what was stored is not taken
+    assert (direct.pixels != drawn.pixels).any()
+    with pytest.raises(ConfigError, match="draws from `text`, but `redraw` writes `mosaic`"):
+        Relay(redraw, task)
+
+
+def test_the_command_scores_a_relay_under_a_name_of_its_own(run: Path, tmp_path: Path) -> None:
+    out = tmp_path / "image.json"
+    words = [str(run), "--out", str(out), "--limit", "4", "--device", "cpu", "--judge-steps", "1"]
+    words += ["--store", str(tmp_path / "drawn"), "--judges", str(tmp_path / "judges")]
+    words += ["--tasks", "redraw", "--through", "caption"]
+    assert pictures.main([*words, "--known", "draw"]) == 0
+    assert set(json.loads(out.read_text())) == {"redraw through caption"}
+    with pytest.raises(ConfigError, match="needs a task that draws"):
+        pictures.main(words)
+    with pytest.raises(ConfigError, match="no task `captoin`"):
+        pictures.main([*words[:-1], "captoin", "--known", "draw"])
 
 
 def likelihood(model: Model, text: str, pixels: np.ndarray[Any, Any]) -> float:

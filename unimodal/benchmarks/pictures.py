@@ -1,11 +1,13 @@
 """How well a run draws, on held-out prompts: results and a table (speed: `draw`).
 
     python -m unimodal.benchmarks.pictures RUN [--out docs/results/image.json] [--limit N]
-        [--tasks NAME ...] [--known TASK] [--guidance 3] [--temperature 1] [--top-k N] [--best-of N]
+        [--tasks NAME ...] [--known TASK [--through TASK]] [--guidance 3] [--temperature 1]
+        [--top-k N] [--best-of N]
 
 Every task of the run that draws pictures is scored (see `unimodal.evaluation.drawing_scores`). The
 judges are trained on the task's own training pictures (of another task: `--known`) when they are
-first needed (minutes on a CPU), and kept in `--judges`; drawn batches are kept in `--store`.
+first needed (minutes on a CPU), and kept in `--judges`; drawn batches are kept in `--store`. With
+`--through` one task writes down what is given, and the known task draws what was written.
 Stopped, the same command goes on. `--out` gets the results and a table beside it (`image.md`).
 """
 
@@ -23,6 +25,7 @@ from unimodal.benchmarks.gallery import BEST_OF
 from unimodal.errors import ConfigError, DataError
 from unimodal.evaluation.drawing import (
     DrawingConfig,
+    Relay,
     draw,
     drawing_tasks,
     in_another_style,
@@ -65,6 +68,7 @@ def score_task(
     judges: Path,
     weights: str,
     known: Task | None = None,
+    relay: Relay | None = None,
     judge_steps: int | None = None,
     progress: Progress | None = None,
     should_stop: Callable[[], bool] = lambda: False,
@@ -79,16 +83,18 @@ def score_task(
         weights: What tells the model from others.
         known: The task whose training pictures the judge learns from and drawings are compared
             with, by default the same.
+        relay: Tasks that draw in its place.
         judge_steps: Of a judge that is trained now.
         progress, should_stop: See `draw`.
     """
     known = known or task
-    reverse = reverse_of(task, model.tasks, str(task.config.source))
+    asked = task if relay is None else relay.drawing
+    reverse = reverse_of(asked, model.tasks, str(asked.config.source))
     if reverse is None:
         config = replace(config, best_of=1)
     drawn = draw(
-        model.engine, task, config, store, reverse=reverse,
-        weights=weights, progress=progress, should_stop=should_stop,
+        model.engine, task, config, store, relay=relay, reverse=reverse, weights=weights,
+        progress=progress, should_stop=should_stop,
     )  # fmt: skip
     scores: Scores = {}
 
@@ -141,6 +147,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     drawing = drawing_tasks(model.tasks)
     tasks = _chosen(drawing, given.tasks, given.run)
     known = next(iter(_chosen(drawing, [given.known], given.run).values())) if given.known else None
+    relay = _relay(model.tasks, given.through, known)
     typed = sys.argv[1:] if arguments is None else arguments
     command = shlex.join(["python", "-m", "unimodal.benchmarks.pictures", *typed])
     sampling = Sampling(
@@ -162,9 +169,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with stop_on_signals() as flag, ProgressBar() as bar:
         for name, task in tasks.items():
             try:
-                results[name] = score_task(
+                results[name if relay is None else f"{name} through {given.through}"] = score_task(
                     model, task, config, store=given.store, judges=given.judges, weights=weights,
-                    known=known, judge_steps=given.judge_steps, progress=bar,
+                    known=known, relay=relay, judge_steps=given.judge_steps, progress=bar,
                     should_stop=lambda: bool(flag),
                 )  # fmt: skip
             except KeyboardInterrupt:
@@ -198,6 +205,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--judges", type=Path, default=Path("runs/judges"), metavar="FOLDER")
     parser.add_argument("--judge-steps", type=int, help="steps of a judge that is trained now")
     parser.add_argument("--known", metavar="TASK", help="its judge, and its training pictures")
+    parser.add_argument(
+        "--through", metavar="TASK", help="what writes down, for `--known` to draw, what is given"
+    )
     parser.add_argument("--device", default="auto")
     return parser
 
@@ -209,6 +219,16 @@ def _chosen(tasks: Mapping[str, Task], names: Sequence[str] | None, run: str) ->
         if name not in tasks:
             raise ConfigError(f"`{name}` draws no pictures.", remedy=did_you_mean(name, tasks))
     return {name: tasks[name] for name in names or tasks}
+
+
+def _relay(tasks: Mapping[str, Task], writing: str | None, drawing: Task | None) -> Relay | None:
+    if writing is None:
+        return None
+    if drawing is None:
+        raise ConfigError("`--through` needs a task that draws.", remedy="Name it by `--known`.")
+    if writing not in tasks:
+        raise ConfigError(f"The run has no task `{writing}`.", remedy=did_you_mean(writing, tasks))
+    return Relay(tasks[writing], drawing)
 
 
 def _judge(

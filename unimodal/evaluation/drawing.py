@@ -95,6 +95,37 @@ class Drawn:
         return all(name in self.records[0] for name in fields)
 
 
+@dataclass(frozen=True)
+class Relay:
+    """Two tasks in the place of one: the first writes down what is given, the second draws that.
+
+    Attributes:
+        writing: From what is given, for instance speech to text.
+        drawing: From what it writes.
+
+    Raises:
+        ConfigError: if the second does not draw from what the first writes.
+    """
+
+    writing: Task
+    drawing: Task
+
+    def __post_init__(self) -> None:
+        if self.drawing.config.source != self.writing.config.target:
+            raise ConfigError(
+                f"It draws from `{self.drawing.config.source}`, but `{self.writing.name}` writes "
+                f"`{self.writing.config.target}`.",
+                subject=self.drawing.name,
+                remedy="Name a task that draws from what is written.",
+            )
+
+    def records(self, engine: Engine, records: Sequence[Record]) -> list[Record]:
+        """Records of the second task: what the first wrote in the place of what is given."""
+        field = str(getattr(self.drawing, "source_field", self.drawing.config.source))
+        texts = written(engine, self.writing, records)
+        return [{**record, field: text} for record, text in zip(records, texts, strict=True)]
+
+
 def drawing_tasks(tasks: Mapping[str, Task]) -> dict[str, Task]:
     """The tasks that draw a picture of something given."""
     return {
@@ -112,6 +143,7 @@ def draw(
     config: DrawingConfig,
     store: Path | None = None,
     *,
+    relay: Relay | None = None,
     reverse: Task | None = None,
     weights: str = "",
     progress: Progress | None = None,
@@ -124,6 +156,7 @@ def draw(
         task: One of `drawing_tasks`.
         config: How many, and how they are sampled.
         store: Folder in which batches are kept; those that are there are not drawn again.
+        relay: Tasks that draw in its place.
         reverse: What ranks the drawings of a prompt, if there are several; see `reverse_of`.
         weights: What tells the model from others, in the name of the stored batches.
         progress: Called with (task, pictures done, pictures in all).
@@ -136,7 +169,7 @@ def draw(
     numbers = chosen(source, config.limit, config.seed)
     records = [dict(source[number]) for number in numbers]
     truths = [task.value(record, task.target_field, task.config.target) for record in records]
-    key = _key(task, config, [record.get("id") for record in records], weights)
+    key = _key(task, relay, config, [record.get("id") for record in records], weights)
     parts = []
     for start in range(0, len(records), config.batch_size):
         if progress is not None:
@@ -147,8 +180,11 @@ def draw(
         if file is not None and file.is_file():
             parts.append(load_file(file)["pixels"])
             continue
-        part = records[start : start + config.batch_size]
-        answers = _drawings(engine, task, part, start, config, reverse)
+        part: Sequence[Record] = records[start : start + config.batch_size]
+        asked = task
+        if relay is not None:
+            asked, part = relay.drawing, relay.records(engine, part)
+        answers = _drawings(engine, asked, part, start, config, reverse)
         parts.append(as_pixels([answer.value for answer in answers]))
         if file is not None:
             file.parent.mkdir(parents=True, exist_ok=True)
@@ -285,11 +321,14 @@ def reverse_of(task: Task, tasks: Mapping[str, Task], given: str) -> Task | None
 def captions(engine: Engine, task: Task, records: Sequence[Record], pixels: Pixels) -> list[str]:
     """What a captioning task says of pictures, in the place of those of its records."""
     where = str(getattr(task, "source_field", task.config.source))
+    pairs = zip(records, pixels, strict=True)
+    return written(engine, task, [{**record, where: as_image(one)} for record, one in pairs])
+
+
+def written(engine: Engine, task: Task, records: Sequence[Record]) -> list[str]:
+    """What a task writes of its records, the likeliest id at each step; "" where it fails."""
     sampling = Sampling(temperature=0.0)
-    requests = [
-        Request(task.request({**record, where: as_image(one)}), sampling=sampling, max_tokens=64)
-        for record, one in zip(records, pixels, strict=True)
-    ]
+    requests = [Request(task.request(one), sampling=sampling, max_tokens=64) for one in records]
     answers = engine.generate(requests, batch_size=32)
     return ["" if answer.error is not None else str(answer.value) for answer in answers]
 
@@ -332,10 +371,13 @@ def _request(task: Task, record: Record, config: DrawingConfig, number: int) -> 
     return Request(document, sampling=sampling, max_tokens=config.max_tokens, null=null)
 
 
-def _key(task: Task, config: DrawingConfig, ids: Sequence[Any], weights: str) -> str:
+def _key(
+    task: Task, relay: Relay | None, config: DrawingConfig, ids: Sequence[Any], weights: str
+) -> str:
     described = [task.name, dataclasses.asdict(task.config), dataclasses.asdict(config.sampling)]
     rest = [config.seed, config.batch_size, config.max_tokens, list(map(str, ids)), weights]
     rest += [config.best_of] if config.best_of > 1 else []
+    rest += [] if relay is None else [relay.writing.name, relay.drawing.name]
     return f"{task.name}-{_digest([*described, *rest])}"
 
 
