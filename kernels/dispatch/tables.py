@@ -3,7 +3,8 @@
 Every `kernels/<op>/triton*.py` declares its kernels' configs with `declare`, and reads them with
 `lookup` wherever it launches or describes one. For a case `lookup` takes, in this order: what
 `overriding` sets; the row that `unimodal bench --tune` measured on this card and left in the user's
-cache; the declared row of (architecture, head size, dtype); the declared default.
+cache; the declared row of (architecture, head size, dtype), where a size takes the row of the next
+larger one and an architecture without one that of its family's oldest; the declared default.
 
 A tuned table holds the hash of the kernels that it was measured with; another hash is refused, and
 the log says so. Not here: which implementation runs (`choice`), measuring (`kernels/bench`).
@@ -31,7 +32,11 @@ Config = Mapping[str, int]
 """Argument names of a kernel, `num_warps` and `num_stages`, to their values."""
 
 Row = tuple[str, int, torch.dtype]
-"""Architecture (`sm80`, `sm90`, `gfx942`), head size (or the size an operator turns on), dtype."""
+"""Architecture (`sm80`, `sm90`, `gfx942`), head size (or the size an operator turns on) up to which
+it holds, dtype."""
+
+OLDEST = {"sm": "sm80", "gfx": "gfx942"}
+"""The architecture of each family whose rows the others take."""
 
 _log = logging.getLogger(__name__)
 _declared: dict[str, "Declaration"] = {}
@@ -45,7 +50,7 @@ class Declaration:
     """The configs of one kernel.
 
     Attributes:
-        default: Where no row fits; must compile everywhere.
+        default: Where no row fits.
         rows: The cases that differ.
         candidates: What `unimodal bench --tune` tries.
     """
@@ -96,7 +101,15 @@ def lookup(kernel: str, head_dim: int, dtype: torch.dtype) -> dict[str, int]:
         tuned = _tuned(card_name()).get((kernel, head_dim, _dtype_name(dtype)))
         if tuned is not None and set(tuned) == set(declared.default):
             return dict(tuned)
-    return dict(declared.rows.get((arch, head_dim, dtype), declared.default))
+    return dict(_row(declared, arch, head_dim, dtype))
+
+
+def _row(declared: Declaration, arch: str, head_dim: int, dtype: torch.dtype) -> Config:
+    for name in (arch, OLDEST.get(arch.rstrip("0123456789abcdef"))):
+        sizes = [s for a, s, d in declared.rows if (a, d) == (name, dtype) and s >= head_dim]
+        if name is not None and sizes:
+            return declared.rows[name, min(sizes), dtype]
+    return declared.default
 
 
 def candidates(kernel: str) -> Sequence[Config]:

@@ -41,6 +41,21 @@ def test_the_row_of_the_architecture_size_and_dtype_wins() -> None:
         assert tables.lookup(*CASE) == SM90
 
 
+def test_a_size_takes_the_next_larger_row_and_a_card_that_of_its_family() -> None:
+    half = torch.bfloat16
+    rows = {("sm90", 64, half): SM90, ("sm80", 128, half): TUNED, ("gfx942", 128, half): SM90}
+    tables.declare("op.forward", DEFAULT, rows)
+
+    def found(arch: str, size: int, dtype: torch.dtype = half) -> dict[str, int]:
+        with tables.pretending(arch):
+            return tables.lookup("op.forward", size, dtype)
+
+    assert found("sm90", 40) == found("sm90", 64) == SM90
+    assert found("sm90", 65) == found("sm120", 64) == found("sm80", 32) == TUNED
+    assert found("gfx90a", 96) == SM90
+    assert found("sm90", 129) == found("sm90", 64, torch.float32) == found("cpu", 64) == DEFAULT
+
+
 def test_a_config_is_overridden_inside_only() -> None:
     with tables.overriding("op.forward", TUNED):
         assert tables.lookup(*CASE) == TUNED
