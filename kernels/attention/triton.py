@@ -2,8 +2,8 @@
 
 Private: `api` checks inputs and comes here with the tensors of a `TokenPlan`, and with queries,
 keys and values in its order; the kernels see no permutation. Not here: the kernels themselves
-(`triton_forward`, `triton_backward`, `triton_decode`) and which tiles they visit
-(`triton_schedule`).
+(`triton_forward`, `triton_backward`, `triton_decode`), how large their tiles are (`triton_tiles`)
+and which they visit (`triton_schedule`).
 """
 
 from typing import Any
@@ -22,7 +22,8 @@ from unimodal.kernels.attention.triton_backward import (
 from unimodal.kernels.attention.triton_decode import decode_cases
 from unimodal.kernels.attention.triton_forward import attention_forward
 from unimodal.kernels.attention.triton_schedule import RUN_FIELDS, RUNS, schedule_cases, schedule_of
-from unimodal.kernels.dispatch import GateCase, launch, tables
+from unimodal.kernels.attention.triton_tiles import tiles_of
+from unimodal.kernels.dispatch import GateCase, launch
 
 MAX_STRIDE = 1 << 23
 """Largest distance of two tokens in elements: offsets within a tile are 32 bits wide."""
@@ -148,7 +149,7 @@ def _backward_case(
 def _delta_case(grad: Tensor, out: Tensor, lse: Tensor, delta: Tensor, tokens: Tensor) -> GateCase:
     batch, length, heads, size = out.shape
     rows = batch * length * heads
-    config = tables.lookup("attention.delta", size, out.dtype)
+    config = tiles_of("delta", size, out.dtype)
     arguments = (grad, out, lse, delta, tokens[1], rows, heads, length, *grad.stride()[:3])
     constants = {"H": size, "BLOCK_H": _block_of(size)}
     grid = (triton.cdiv(rows, config["BLOCK"]),)
@@ -219,42 +220,4 @@ def _config(kernel: str, q: Tensor, plan: list[Tensor]) -> dict[str, int]:
     opcodes = {code & 7 for code in plan[2].tolist()}
     # Boxes, rows and columns leave out most tiles if these are small.
     sort = "sparse" if opcodes - {BEFORE} else "dense"
-    return tables.lookup(f"attention.{kernel}_{sort}", q.shape[3], q.dtype)
-
-
-def _declare() -> None:
-    half = (torch.float16, torch.bfloat16)
-
-    def tiles(m: int, n: int, warps: int, stages: int) -> dict[str, int]:
-        return {"BLOCK_M": m, "BLOCK_N": n, "num_warps": warps, "num_stages": stages}
-
-    def rows(arch: str, by_size: dict[int, dict[str, int]]) -> dict[tables.Row, tables.Config]:
-        return {(arch, size, dtype): c for size, c in by_size.items() for dtype in half}
-
-    # NVIDIA cards need eight warps: with four, head size 128 spills on sm80 and sm90. gfx942, with
-    # 64 threads a warp, needs four: with eight, half the registers are left (`make compile-gate`).
-    small = tiles(64, 32, 8, 1)
-    amd = tiles(64, 32, 4, 1)
-    amd_keys = {64: tiles(32, 64, 4, 1), 128: tiles(32, 64, 4, 1)}
-    tried = {"BLOCK_M": (64, 128), "BLOCK_N": (32, 64, 128), "num_warps": (4, 8)}
-    wide = tables.grid(**tried, num_stages=(1, 2, 3), TMA=(0, 1))
-    forward = rows("sm90", dict.fromkeys((64, 128), tiles(128, 64, 8, 3) | {"TMA": 1}))
-    # At head size 64, 64 x 64 tiles spill with triton 3.6.0.
-    forward |= rows("sm80", {64: tiles(128, 64, 8, 2) | {"TMA": 0}})
-    forward |= rows("gfx942", dict.fromkeys((64, 128), tiles(128, 64, 4, 1) | {"TMA": 0}))
-    tables.declare("attention.forward_dense", tiles(64, 64, 8, 2) | {"TMA": 0}, forward, wide)
-    forward = rows("gfx942", dict.fromkeys((64, 128), amd | {"TMA": 0}))
-    tables.declare("attention.forward_sparse", small | {"TMA": 0}, forward, wide)
-    tried = {"BLOCK_M": (32, 64, 128), "BLOCK_N": (32, 64, 128), "num_warps": (4, 8)}
-    wide = tables.grid(**tried, num_stages=(1, 2))
-    sparse = rows("gfx942", {64: amd, 128: amd})
-    by_query = rows("gfx942", {64: tiles(64, 64, 4, 1), 128: amd})
-    tables.declare("attention.backward_q_dense", small, by_query, wide)
-    tables.declare("attention.backward_q_sparse", small, sparse, wide)
-    tables.declare("attention.backward_kv_dense", small, rows("gfx942", amd_keys), wide)
-    by_key = rows("gfx942", amd_keys | {128: tiles(16, 64, 4, 1)})
-    tables.declare("attention.backward_kv_sparse", small, by_key, wide)
-    tables.declare("attention.delta", {"BLOCK": 32, "num_warps": 4, "num_stages": 1})
-
-
-_declare()
+    return tiles_of(f"{kernel}_{sort}", q.shape[3], q.dtype)

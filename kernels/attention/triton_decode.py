@@ -17,7 +17,8 @@ from torch import Tensor
 from unimodal.kernels.attention.tokens import SLOT_FIELDS, compile_time_code
 from unimodal.kernels.attention.triton_forward import load_rows
 from unimodal.kernels.attention.triton_predicate import visible
-from unimodal.kernels.dispatch import GateCase, launch, tables
+from unimodal.kernels.attention.triton_tiles import tiles_of
+from unimodal.kernels.dispatch import GateCase, launch
 
 if TYPE_CHECKING:
     from unimodal.kernels.attention.cached import SlotPlan
@@ -33,13 +34,6 @@ PROGRAMS_PER_SM = 4
 
 LOG2E = 1.4426950408889634
 
-tables.declare(
-    "attention.decode",
-    {"BLOCK_N": 64, "num_warps": 4, "num_stages": 2},
-    candidates=tables.grid(BLOCK_N=(32, 64, 128), num_warps=(2, 4, 8), num_stages=(1, 2, 3)),
-)
-tables.declare("attention.join", {"CHUNK": 32, "num_warps": 2, "num_stages": 1})
-
 
 def attend_cached(
     q: Tensor, k_cache: Tensor, v_cache: Tensor, plan: "SlotPlan", block_table: Tensor | None
@@ -54,7 +48,7 @@ def attend_cached(
         x if x.stride(-1) == 1 else x.contiguous() for x in (q, k_cache, v_cache)
     )
     row_blocks = triton.cdiv(length * share, _block_m(length * share))
-    config = tables.lookup("attention.decode", size, q.dtype)
+    config = tiles_of("decode", size, q.dtype)
     splits = split_of(
         plan.keys.shape[1], config["BLOCK_N"], batch * groups * row_blocks, _processors(q.device)
     )
@@ -99,7 +93,7 @@ def _decode_case(
     batch, length, heads, size = q.shape
     groups, splits = k.shape[2], parts.shape[3]
     rows = length * (heads // groups)
-    config = tables.lookup("attention.decode", size, q.dtype)
+    config = tiles_of("decode", size, q.dtype)
     integers = [x if x.stride(-1) == 1 else x.contiguous() for x in (plan.queries, plan.keys)]
     strides = [stride for x in (q, k, v) for stride in x.stride()[:3]]
     strides += [stride for x in integers for stride in x.stride()[:2]]
@@ -138,7 +132,7 @@ def _decode_case(
 
 def _join_case(parts: Tensor, lse: Tensor, out: Tensor) -> GateCase:
     batch, length, heads, splits, size = parts.shape
-    config = tables.lookup("attention.join", size, out.dtype)
+    config = tiles_of("join", size, out.dtype)
     return GateCase(
         name=f"join {size} {str(out.dtype).removeprefix('torch.')}",
         kernel=attention_join,

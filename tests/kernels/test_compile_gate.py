@@ -72,6 +72,8 @@ def test_large_products_of_16_bit_numbers_want_wgmma(
     [
         ({}, None),
         ({"spills": 8}, "spills 8"),
+        ({"spills": 128, "config": {"PRECISION": "ieee"}}, None),
+        ({"spills": 129, "config": {"PRECISION": "ieee"}}, "spills 129"),
         ({"shared": 228 * 1024}, "shared memory"),
         ({"target": "gfx942", "shared": 65 * 1024}, "65536 are there"),
         ({"target": "sm80", "shared": 163 * 1024}, None),
