@@ -9,8 +9,8 @@ from typing import Any
 KIB = 1024
 
 IEEE_SPILLS = 128
-"""Bytes of stack that a kernel may use whose products are exact float32, beside the tensor cores:
-there NVIDIA's compiler lets some registers go for more programs at once."""
+"""What a kernel may spill (see `Measured`) whose products are exact float32, beside the tensor cores:
+there compilers let some registers go for more programs at once."""
 
 
 @dataclass(frozen=True)
