@@ -9,7 +9,7 @@ from typing import Any
 KIB = 1024
 
 IEEE_SPILLS = 128
-"""What a kernel may spill (see `Measured`) whose products are exact float32, beside the tensor cores:
+"""What a kernel may spill (see `Measured`) whose products are exact float32, off the tensor cores:
 there compilers let some registers go for more programs at once."""
 
 
