@@ -151,6 +151,8 @@ def test_a_relay_draws_what_another_task_wrote(run: Path, tmp_path: Path) -> Non
         assert (as_pixels([answer.value])[0] == drawn.pixels[place]).all()
     direct = draw(model.engine, redraw, config, tmp_path)  # what was stored is not taken
     assert (direct.pixels != drawn.pixels).any()
+    with pytest.raises(ConfigError, match="reads `mosaic`, but `draw_again` gives `text`"):
+        draw(model.engine, model.tasks["draw_again"], config, relay=Relay(caption, task))
     with pytest.raises(ConfigError, match="draws from `text`, but `redraw` writes `mosaic`"):
         Relay(redraw, task)
 

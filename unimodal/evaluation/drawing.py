@@ -119,8 +119,19 @@ class Relay:
                 remedy="Name a task that draws from what is written.",
             )
 
-    def records(self, engine: Engine, records: Sequence[Record]) -> list[Record]:
-        """Records of the second task: what the first wrote in the place of what is given."""
+    def records(self, engine: Engine, task: Task, records: Sequence[Record]) -> list[Record]:
+        """Records of the second task: what the first wrote in the place of what `task` gives.
+
+        Raises:
+            ConfigError: if the first reads anything else of them, such as the right answer.
+        """
+        if self.writing.config.source != task.config.source:
+            raise ConfigError(
+                f"It reads `{self.writing.config.source}`, but `{task.name}` gives "
+                f"`{task.config.source}`.",
+                subject=self.writing.name,
+                remedy="Name a task that reads what is given.",
+            )
         field = str(getattr(self.drawing, "source_field", self.drawing.config.source))
         texts = written(engine, self.writing, records)
         return [{**record, field: text} for record, text in zip(records, texts, strict=True)]
@@ -183,7 +194,7 @@ def draw(
         part: Sequence[Record] = records[start : start + config.batch_size]
         asked = task
         if relay is not None:
-            asked, part = relay.drawing, relay.records(engine, part)
+            asked, part = relay.drawing, relay.records(engine, task, part)
         answers = _drawings(engine, asked, part, start, config, reverse)
         parts.append(as_pixels([answer.value for answer in answers]))
         if file is not None:
