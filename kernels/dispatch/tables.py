@@ -82,6 +82,7 @@ def declare(
                 f"but one has {sorted(config)}."
             )
     _declared[kernel] = Declaration(default, dict(rows or {}), tuple(candidates))
+    _row.cache_clear()
 
 
 def grid(**values: Sequence[int]) -> list[dict[str, int]]:
@@ -101,10 +102,13 @@ def lookup(kernel: str, head_dim: int, dtype: torch.dtype) -> dict[str, int]:
         tuned = _tuned(card_name()).get((kernel, head_dim, _dtype_name(dtype)))
         if tuned is not None and set(tuned) == set(declared.default):
             return dict(tuned)
-    return dict(_row(declared, arch, head_dim, dtype))
+    return dict(_row(kernel, arch, head_dim, dtype))
 
 
-def _row(declared: Declaration, arch: str, head_dim: int, dtype: torch.dtype) -> Config:
+@cache
+def _row(kernel: str, arch: str, head_dim: int, dtype: torch.dtype) -> Config:
+    """The declared config; kept, as every launch asks for one."""
+    declared = _declared[kernel]
     for name in (arch, OLDEST.get(arch.rstrip("0123456789abcdef"))):
         sizes = [s for a, s, d in declared.rows if (a, d) == (name, dtype) and s >= head_dim]
         if name is not None and sizes:
