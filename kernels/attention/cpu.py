@@ -1,12 +1,9 @@
 """Attention on the CPU: one call of torch's CPU flash attention for each task of a plan.
 
 Documents are gathered out of their rows, so that no work crosses documents; where each row is one
-document as long as the row, they are read where they lie. Precision is chosen by
-length: under bfloat16, buckets shorter than `LOW_PRECISION_LENGTH` (and longer ones that are cut,
-where a pattern is sparse) are computed in float32, which is three to six times faster there (two
-cores with AMX, head size 64, forward and backward of 5,120 tokens and 5 heads: length 80 takes
-18 ms in float32, 56 in bfloat16 and 27 as explicit bfloat16 products; length 320: 50, 43, 70;
-length 1,024: 107, 65, 504).
+document as long as the row, they are read where they lie. The forward keeps the precision of its
+input; the backward widens bfloat16 and float16 to float32 where a task has few queries, which is
+then up to five times as fast (`LOW_PRECISION_QUERIES`).
 
 Not here: checks and dispatch (`api`). Tested against `reference`.
 """
@@ -20,10 +17,18 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from unimodal.kernels.attention.plan import CAUSAL, FULL, Task, read_tasks
 
-LOW_PRECISION_LENGTH = 384
-"""Buckets at least this long stay in bfloat16 if the input is. Near it the forward is faster in
-bfloat16 and the backward in float32 (4,096 tokens, 4 heads of 64, two threads, length 258: 8.7 and
-48.9 ms in bfloat16, 11.4 and 26.0 in float32; length 512: 9.4 and 60.1, 23.7 and 64.2)."""
+LOW_PRECISION_QUERIES = 448
+"""The backward of a task with at least as many queries of a group stays in bfloat16 if the input is.
+
+Two cores with AMX, 5,120 tokens, 5 heads of 64, causal, copies included, ms in float32 and bfloat16:
+
+| length | forward | backward |
+|---|---|---|
+| 16 | 17, 6 | 33, 146 |
+| 80 | 15, 6 | 24, 110 |
+| 258 | 23, 15 | 59, 79 |
+| 400 | 26, 14 | 70, 77 |
+"""
 
 _biases: MutableMapping[Tensor, dict[torch.dtype, Tensor]] = WeakIdKeyDictionary()
 """Additive masks by the plan's own mask tensor."""
@@ -52,8 +57,8 @@ def forward(
         q_b, k_b, v_b = (_take(x, gather[part], first) for x in rows)
         out_b = buffer[part].view(first.count, first.length, heads, size)
         lse_b = lse[part].view(first.count, first.length, heads)
-        widens = q_b.dtype != q.dtype and any(task.merged for task in bucket)
-        into = torch.empty_like(out_b, dtype=q_b.dtype) if widens else out_b
+        widens = _is_low(q) and any(task.merged for task in bucket)
+        into = torch.empty_like(out_b, dtype=torch.float32) if widens else out_b
         for task in bucket:
             bias = _bias(task, mask, q_b.dtype)
             result, logs = _flash(
@@ -141,21 +146,24 @@ def _bucket_backward(
     is_alone = len(bucket) == 1
     sums = grads
     if not is_alone:
-        if q_b.dtype != grads[0].dtype:
-            sums = [torch.empty_like(x, dtype=q_b.dtype) for x in grads]
+        if _is_low(q_b):
+            sums = [torch.empty_like(x, dtype=torch.float32) for x in grads]
         for keyed in sums[1:]:
             keyed.zero_()
     for task in bucket:
+        of_queries = (_queries(x, task) for x in (grad_b, q_b, out_b))
+        of_keys = (_keys(x, task, columns) for x in (k_b, v_b))
+        grad, q, out, k, v = (_widened(x, task) for x in (*of_queries, *of_keys))
         found = _flash_backward(
-            _queries(grad_b, task),
-            _queries(q_b, task),
-            _keys(k_b, task, columns),
-            _keys(v_b, task, columns),
-            _queries(out_b, task),
+            grad,
+            q,
+            k,
+            v,
+            out,
             _queries(lse_b, task),
             0.0,
             task.mode == CAUSAL,
-            attn_mask=_bias(task, mask, q_b.dtype),
+            attn_mask=_bias(task, mask, q.dtype),
             scale=scale,
         )
         if is_alone:
@@ -171,7 +179,7 @@ def _bucket_backward(
             if task.key_start >= 0:
                 into[:, task.key_start : task.key_start + task.keys] += own.transpose(1, 2)
             else:
-                into.index_add_(1, _columns(task, columns), _rows(own, task))
+                into.index_add_(1, _columns(task, columns), _rows(own, task).to(into.dtype))
     if sums is not grads:
         for into, own in zip(grads, sums, strict=True):
             into.copy_(own)
@@ -226,13 +234,19 @@ def _slice(task: Task) -> slice:
 
 
 def _take(rows: Tensor, index: Tensor, task: Task) -> Tensor:
-    """Gather positions as [count, heads, length, H], in the precision of the bucket."""
+    """Gather positions as [count, heads, length, H]."""
     taken = rows if task.in_place else rows.index_select(0, index)
-    cut = task.q_stop - task.q_start < task.length or task.keys < task.length
-    short = task.length < LOW_PRECISION_LENGTH or cut
-    if short and rows.dtype in (torch.bfloat16, torch.float16):
-        taken = taken.float()
     return taken.view(task.count, task.length, rows.shape[1], rows.shape[2]).transpose(1, 2)
+
+
+def _is_low(x: Tensor) -> bool:
+    return x.dtype in (torch.bfloat16, torch.float16)
+
+
+def _widened(x: Tensor, task: Task) -> Tensor:
+    """An input of a task's backward in the precision in which it is fast."""
+    few = task.q_stop - task.q_start < LOW_PRECISION_QUERIES * task.groups
+    return x.float() if few and _is_low(x) else x
 
 
 def _queries(x: Tensor, task: Task) -> Tensor:
@@ -270,7 +284,8 @@ def _write(out: Tensor, lse: Tensor, result: Tensor, logs: Tensor, task: Task) -
         return
     whole = torch.logaddexp(lse, logs)
     out.mul_(torch.exp(lse - whole)[..., None])
-    out.addcmul_(result, torch.exp(logs - whole)[..., None].to(result.dtype))
+    share = torch.exp(logs - whole)[..., None].to(out.dtype)
+    out.addcmul_(result.to(out.dtype), share)
     lse.copy_(whole)
 
 
