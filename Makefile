@@ -9,7 +9,7 @@ PYTHON_HERE := "$(ENVIRONMENT)/bin/python"
 TEST_EXTRAS := dev parity speech eval report data
 # Two workers pay from about a minute of tests on; more than four only cost memory.
 PYTEST_WORKERS ?= -n auto --maxprocesses 4
-BENCHMARKS := mel tokenize cross_entropy pattern_step train_step generate
+BENCHMARKS := mel tokenize pattern_step train_step generate
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile

@@ -5,8 +5,10 @@ A message names the argument (or the file, line, sample), the rule, and the valu
 with `exit_code`.
 """
 
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import NoReturn
 
 EXIT_FAILURE = 1
 EXIT_USAGE = 2
@@ -104,3 +106,16 @@ def sample_errors(subject: str) -> Iterator[None]:
             subject=subject,
             remedy="Correct the sample, or the code that reads and encodes it.",
         ) from error
+
+
+def run_module(main: Callable[[], object]) -> NoReturn:
+    """Run the `main` of a module as a program; an integer that it returns is the exit code.
+
+    A mistake of the user's is one message on standard error, without a traceback.
+    """
+    try:
+        code: object = main()
+    except UnimodalError as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        code = error.exit_code
+    sys.exit(code if isinstance(code, int) else 0)

@@ -18,9 +18,10 @@ from torch.utils.weak import WeakIdKeyDictionary
 from unimodal.kernels.attention.plan import CAUSAL, FULL, Task, read_tasks
 
 LOW_PRECISION_QUERIES = 448
-"""The backward of a task with at least as many queries of a group stays in bfloat16 if the input is.
+"""A task with at least as many queries in a group keeps the precision of its input in the backward.
 
-Two cores with AMX, 5,120 tokens, 5 heads of 64, causal, copies included, ms in float32 and bfloat16:
+Two cores with AMX, 5,120 tokens, 5 heads of 64, causal, copies included, milliseconds in float32
+and bfloat16:
 
 | length | forward | backward |
 |---|---|---|

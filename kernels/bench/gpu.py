@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from unimodal.errors import UnimodalError
+from unimodal.errors import UnimodalError, run_module
 from unimodal.kernels import dispatch
 from unimodal.kernels.bench import machine, numerics
 from unimodal.kernels.bench.run import ONLY_FLOAT32, PROBLEMS, bench, gradients, problem_of
@@ -196,4 +196,4 @@ def _name(spec: Spec) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_module(main)

@@ -16,7 +16,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from unimodal.errors import BackendUnavailableError
+from unimodal.errors import BackendUnavailableError, run_module
 from unimodal.kernels.compile_gate import table
 from unimodal.kernels.compile_gate.targets import TARGETS, Measured
 
@@ -181,4 +181,4 @@ def _cores() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_module(main)

@@ -1,9 +1,8 @@
 """The benchmark compares equals: the same documents, the same loss, whole batches."""
 
 import pytest
-import torch
 
-from unimodal.benchmarks import cross_entropy, train_step
+from unimodal.benchmarks import train_step
 
 
 def test_both_contenders_have_the_same_loss_and_gradient() -> None:
@@ -19,13 +18,3 @@ def test_the_peer_gets_the_same_targets_and_little_padding() -> None:
     held = sum(int((labels != train_step.IGNORED).sum()) for _, labels in batches)
     assert held == train_step.num_targets(values)
     assert sum(map(len, values)) / sum(ids.numel() for ids, _ in batches) > 0.85
-
-
-def test_the_heads_under_test_agree() -> None:
-    functions = cross_entropy.contenders(40, 90)
-    expected = functions.pop("autocast")()
-    for run in functions.values():
-        for got, right in zip(run(), expected, strict=True):
-            # A few bfloat16 roundings of the largest gradient.
-            assert (got.float() - right).abs().max() < 4 * 2**-8 * right.abs().max()
-    assert torch.isfinite(expected[0]).all()

@@ -28,7 +28,7 @@ from torch import Tensor
 
 from unimodal.benchmarks.generate import LOW, build_qwen3, measure, peer_writes
 from unimodal.benchmarks.train_step import Ids
-from unimodal.errors import BackendUnavailableError
+from unimodal.errors import BackendUnavailableError, run_module
 from unimodal.generation import Engine, Request, Sampling
 from unimodal.grammar import Fixed
 from unimodal.model.config import DecoderConfig
@@ -214,4 +214,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_module(main)

@@ -5,14 +5,13 @@ python -m unimodal.benchmarks.gallery RUN --out docs/gallery.png [--prompts "a r
 """
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from unimodal.errors import ConfigError
+from unimodal.errors import ConfigError, run_module
 from unimodal.evaluation.drawing import drawing_tasks, reverse_of
 from unimodal.evaluation.encoder import at_side
 from unimodal.generation import Request, Sampling
@@ -158,4 +157,4 @@ def _text_task(model: Model) -> Task:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_module(main)

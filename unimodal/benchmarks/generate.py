@@ -14,7 +14,6 @@ stated beside tokens a second: they hardly change when the machine is busy with 
 import argparse
 import importlib.util
 import json
-import sys
 import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass
@@ -26,7 +25,7 @@ import torch
 from torch import Tensor
 
 from unimodal.benchmarks.train_step import Ids
-from unimodal.errors import BackendUnavailableError, CertificateError
+from unimodal.errors import BackendUnavailableError, CertificateError, run_module
 from unimodal.generation import Engine, Request, Sampling
 from unimodal.media import torchaudio_adapter
 from unimodal.model.config import DecoderConfig
@@ -258,4 +257,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_module(main)

@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from unimodal.errors import BackendUnavailableError, CertificateError
+from unimodal.errors import BackendUnavailableError, CertificateError, run_module
 from unimodal.kernels.log_mel import SAMPLE_RATE_HZ, log_mel
 from unimodal.media import torchaudio_adapter
 
@@ -189,4 +189,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_module(main)

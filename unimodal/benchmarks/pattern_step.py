@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from unimodal import blocks
 from unimodal.blocks import Block, BlockConfig, attention_plan
-from unimodal.errors import CertificateError
+from unimodal.errors import CertificateError, run_module
 from unimodal.kernels.attention import attention
 from unimodal.kernels.cross_entropy import linear_cross_entropy
 from unimodal.kernels.qk_prologue import rope_tables
@@ -179,4 +179,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_module(main)

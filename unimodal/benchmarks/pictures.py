@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from unimodal.benchmarks.gallery import BEST_OF
-from unimodal.errors import ConfigError, DataError
+from unimodal.errors import ConfigError, DataError, run_module
 from unimodal.evaluation.drawing import (
     DrawingConfig,
     Relay,
@@ -261,4 +261,4 @@ def _number(value: Any, error: Any = None) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_module(main)

@@ -27,7 +27,7 @@ from rich.console import Console
 from rich.table import Table
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from unimodal.errors import CertificateError
+from unimodal.errors import CertificateError, run_module
 from unimodal.media.text import read_text
 from unimodal.tokenizers.dna import Dna, DnaConfig
 from unimodal.tokenizers.text import Text, TextConfig
@@ -204,4 +204,4 @@ def _print(rows: list[Row]) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_module(main)

@@ -33,7 +33,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from unimodal.errors import CertificateError
+from unimodal.errors import CertificateError, run_module
 from unimodal.grammar import Open
 from unimodal.media import torchaudio_adapter
 from unimodal.modality import Modality, NoConfig
@@ -341,4 +341,4 @@ def _peak_mib() -> float:
 
 
 if __name__ == "__main__":
-    main()
+    run_module(main)

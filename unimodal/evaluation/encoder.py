@@ -16,7 +16,6 @@ What they are used for is in `unimodal.evaluation.drawing`.
 
 import argparse
 import json
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +30,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from unimodal.data.sources import Source, open_source
-from unimodal.errors import CheckpointError, ConfigError
+from unimodal.errors import CheckpointError, ConfigError, run_module
 from unimodal.evaluation.scene_reading import (
     heat_loss,
     map_names,
@@ -404,4 +403,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_module(main)

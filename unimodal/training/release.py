@@ -11,7 +11,6 @@ import argparse
 import dataclasses
 import json
 import platform
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from unimodal.errors import CheckpointError
+from unimodal.errors import CheckpointError, run_module
 from unimodal.model.decoder import Decoder
 from unimodal.model.durable import files_of, hash_file
 from unimodal.model.folder import EXPERIMENT, find_model, load_model, save_model
@@ -236,4 +235,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_module(main)

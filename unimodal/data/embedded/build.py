@@ -31,6 +31,7 @@ from unimodal.data.synthesis import (
     require_synthesizers,
     synthesize,
 )
+from unimodal.errors import run_module
 
 WORDS = (
     "red green blue yellow black white orange purple "
@@ -231,4 +232,4 @@ def _write_sheet(name: str, pixels: NDArray[np.uint8], rows: Sequence[Mapping[st
 
 
 if __name__ == "__main__":
-    main()
+    run_module(main)
