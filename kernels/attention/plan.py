@@ -7,11 +7,9 @@ bucket is cut (see `cuts`): keys that all of some queries see, as a picture sees
 one call without a mask, and the rest is visited in blocks of queries. What a query gets from
 several calls is put together by their log-sums.
 
-What it costs (one thread): 4 ms for 16,384 tokens of plainly causal documents. A masked bucket
-evaluates its mask whole: 150 ms for two documents of 256 + 32 x 32 positions with `Row`, whose
-attention then takes 80 ms a layer forward and backward in float32 with 5 heads of 64, against 180
-with the mask and no cuts (`Column` 78 and 180, `Conv(11)` 112 and 180; the mask alone in bfloat16:
-130, 116 and 117).
+What it costs: 4 ms (one thread) for 16,384 tokens of plainly causal documents. A masked bucket
+evaluates its mask whole: some 40 ms (two threads) for documents of one layout of 256 + 32 x 32
+positions, as much as half of one layer's attention, for all layers (docs/benchmarks.md).
 
 Not here: the arithmetic of attention (`reference`, `cpu`). Tested by rebuilding the dense mask from
 the plan and comparing it with the function that made it.
