@@ -1,4 +1,4 @@
-"""Which device a name means: one rule for training, inference and the command line."""
+"""Which device a name means, and how it multiplies: one rule for training and the command line."""
 
 import re
 
@@ -42,3 +42,22 @@ def choose_device(name: str) -> torch.device:
             remedy="Use device=cpu, or install a PyTorch build for the device.",
         )
     return device
+
+
+def fast_bfloat16(device: torch.device) -> tuple[bool, str]:
+    """Whether matrix products are faster in bfloat16 than in float32 there, and why.
+
+    On a CPU that takes AMX, or products of AVX-512 (`avx512_bf16`): a training step of the released
+    mixture took 1.75 times as long in float32 on two cores of the latter (AMD, Zen 5).
+    """
+    if device.type == "cpu":
+        for name, has in (
+            ("AMX", torch.cpu._is_amx_tile_supported()),
+            ("AVX-512 in bfloat16", torch.cpu._is_avx512_bf16_supported()),
+        ):
+            if has:
+                return True, f"this CPU has {name}"
+        return False, "this CPU has neither AMX nor AVX-512 in bfloat16"
+    if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False):
+        return True, "this GPU computes in bf16"
+    return False, f"{device.type} does not compute in bf16"

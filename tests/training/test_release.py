@@ -44,7 +44,7 @@ def test_a_release_is_small_and_draws_on_no_path(run: Path, tmp_path: Path) -> N
 
 
 def test_a_card_counts_the_runs_that_it_started_from(
-    run: Path, experiment: Make, tmp_path: Path
+    run: Path, experiment: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     later = tmp_path / "machine" / "later"
     train(experiment({"init_from": str(run), "run_dir": str(later)}), later)
@@ -56,6 +56,11 @@ def test_a_card_counts_the_runs_that_it_started_from(
     assert "12 steps" in (card := (out / unimodal.shipped.CARD).read_text("utf-8"))
     assert "in 2 runs, each from the weights of the one before" in card
     assert json.loads((out / "experiment.json").read_text("utf-8"))["init_from"] is None
+    monkeypatch.setattr(unimodal.shipped, "__file__", str(tmp_path / "__init__.py"))
+    third = tmp_path / "machine" / "third"
+    train(experiment({"init_from": "tiny", "run_dir": str(third)}), third)
+    three = release.read_course(third)
+    assert (three.runs, three.steps, three.first) == (3, 18, first.first)
     (run / "metrics.jsonl").unlink()
     assert release.read_course(later).start == "the weights of `run`"
 

@@ -157,11 +157,19 @@ def test_the_average_follows_the_formula_and_gives_the_weights_back() -> None:
         ema.load({"other": torch.ones(1)})
 
 
-@pytest.mark.parametrize("amx", [True, False])
-def test_precision_follows_the_processor(monkeypatch: pytest.MonkeyPatch, amx: bool) -> None:
+@pytest.mark.parametrize(
+    ("amx", "avx512", "reason"),
+    [(True, True, "AMX"), (False, True, "AVX"), (False, False, "neither")],
+)
+def test_precision_follows_the_processor(
+    monkeypatch: pytest.MonkeyPatch, amx: bool, avx512: bool, reason: str
+) -> None:
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx512)
     device = torch.device("cpu")
-    assert choose_precision("auto", device).name == ("bf16" if amx else "fp32")
+    chosen = choose_precision("auto", device)
+    assert chosen.name == ("bf16" if amx or avx512 else "fp32")
+    assert reason in chosen.reason
     assert choose_precision("fp32", device).name == "fp32"
     with choose_precision("bf16", device).autocast(device):
         assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.bfloat16

@@ -33,6 +33,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from unimodal.devices import fast_bfloat16
 from unimodal.errors import CertificateError, run_module
 from unimodal.grammar import Open
 from unimodal.media import torchaudio_adapter
@@ -259,7 +260,7 @@ def measure(name: str, vocabulary: int, steps: int, compiled: bool) -> Measureme
         if compiled:
             model.compile_layers()
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-3, fused=True)
-    fast = torch.cpu._is_amx_tile_supported()
+    fast, _ = fast_bfloat16(torch.device("cpu"))
     idle = _peak_mib()
     times: list[float] = []
     cpu_times: list[float] = []

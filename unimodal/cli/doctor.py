@@ -100,6 +100,10 @@ def _version(name: str) -> str | None:
 
 
 def _cpu() -> dict[str, Any]:
+    import torch
+
+    from unimodal.devices import fast_bfloat16
+
     flags: set[str] = set()
     info = Path("/proc/cpuinfo")
     if info.is_file():
@@ -108,7 +112,13 @@ def _cpu() -> dict[str, Any]:
                 flags = set(line.partition(":")[2].split())
                 break
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return {"cores": cores, "flags": [flag for flag in CPU_FLAGS if flag in flags]}
+    fast, why = fast_bfloat16(torch.device("cpu"))
+    trains = f"in {'bf16' if fast else 'fp32'}: {why}"
+    return {
+        "cores": cores,
+        "flags": [flag for flag in CPU_FLAGS if flag in flags],
+        "trains": trains,
+    }
 
 
 def _devices() -> list[dict[str, Any]]:
@@ -154,8 +164,7 @@ def _print(found: dict[str, Any]) -> None:
     print(f"unimodal {found['unimodal']}, Python {found['python']}, {found['platform']}")
     flags = " ".join(found["cpu"]["flags"]) or "none of those that matter"
     print(f"CPU: {found['cpu']['cores']} cores; {flags}")
-    if "amx_bf16" not in found["cpu"]["flags"]:
-        print("     no AMX: float32 is as fast as bfloat16 here")
+    print(f"     trains {found['cpu']['trains']}")
     print(f"cache: {found['cache']['folder']}\n")
     print_table(
         ["device", "name", "memory"],

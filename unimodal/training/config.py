@@ -118,7 +118,7 @@ class TrainingConfig:
     min(decay, (1 + step) / (10 + step))."""
 
     precision: str = "auto"
-    """`auto`: bf16 autocast where the device is fast at it (CPUs with AMX, GPUs), else `fp32`."""
+    """`auto`: bf16 autocast where the device is faster at it (`unimodal.devices`), else `fp32`."""
 
     compile: bool = False
     """Let torch.compile fuse the layers around attention: a fifth faster on a CPU after

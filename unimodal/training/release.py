@@ -22,10 +22,12 @@ from unimodal.errors import CheckpointError, run_module
 from unimodal.model.decoder import Decoder
 from unimodal.model.durable import files_of, hash_file
 from unimodal.model.folder import EXPERIMENT, find_model, load_model, save_model
-from unimodal.shipped import CARD
+from unimodal.shipped import CARD, shipped_folder
 from unimodal.tasks.base import DataConfig
 from unimodal.training.metrics import METRICS, read_metrics
 
+COURSE = "course.json"
+"""What a shipped model's training came to, for the card of one that starts from it."""
 LARGEST_FILE = 15 * 1024 * 1024
 LARGEST = 30 * 1024 * 1024
 """Bytes of a shipped model: one file, and all of them."""
@@ -57,6 +59,8 @@ class Course:
 def read_course(run: Path) -> Course:
     """What the metrics of a run say, and of those that it started from (`init_from`).
 
+    A shipped model that it started from says what it came to itself.
+
     Raises:
         CheckpointError: if the run has no step or no evaluation.
     """
@@ -64,9 +68,13 @@ def read_course(run: Path) -> Course:
     own = _own_course(run)
     if before is None:
         return own
-    if not (Path(before) / METRICS).is_file():
-        return dataclasses.replace(own, start=f"the weights of `{Path(before).name}`")
-    earlier = read_course(Path(before))
+    folder = shipped_folder(str(before)) or Path(before)
+    if (folder / COURSE).is_file():
+        earlier = Course(**json.loads((folder / COURSE).read_text("utf-8")))
+    elif (folder / METRICS).is_file():
+        earlier = read_course(folder)
+    else:
+        return dataclasses.replace(own, start=f"the weights of `{folder.name}`")
     return dataclasses.replace(
         own,
         start=earlier.start,
@@ -137,7 +145,11 @@ def release(run: Path, out: Path, *, machine: str, about: str) -> Path:
     save_model(
         out,
         decoder,
-        {EXPERIMENT: json.dumps(experiment, indent=1).encode(), CARD: card.encode()},
+        {
+            EXPERIMENT: json.dumps(experiment, indent=1).encode(),
+            CARD: card.encode(),
+            COURSE: json.dumps(dataclasses.asdict(course), indent=1).encode(),
+        },
         weights=in_bfloat16(decoder),
         replace=True,
     )

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from unimodal.devices import fast_bfloat16
 from unimodal.errors import BackendUnavailableError
 from unimodal.model.decoder import LossOutput
 
@@ -82,13 +83,8 @@ def choose_precision(wanted: str, device: torch.device) -> Precision:
     """
     if wanted != "auto":
         return Precision(wanted, "asked for")
-    if device.type == "cpu":
-        if torch.cpu._is_amx_tile_supported():
-            return Precision("bf16", "this CPU has AMX")
-        return Precision("fp32", "this CPU has no AMX")
-    if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False):
-        return Precision("bf16", "this GPU computes in bf16")
-    return Precision("fp32", f"{device.type} does not compute in bf16")
+    fast, reason = fast_bfloat16(device)
+    return Precision("bf16" if fast else "fp32", reason)
 
 
 def check_compiler(device: torch.device) -> None:
