@@ -46,9 +46,12 @@ def loss_and_grads(
     chunk = chunk_length(positions, classes, chunk_elements)
     nll = torch.empty(positions, dtype=wide, device=hidden.device)
     lse = torch.empty_like(nll)
-    shape_h, shape_w = ((positions, width), (classes, width)) if want_grads else ((0,), (0,))
+    shape_h = (positions, width) if want_grads else (0,)
     grad_hidden = torch.empty(shape_h, dtype=wide, device=hidden.device)
-    grad_weight = torch.zeros(shape_w, dtype=wide, device=hidden.device)
+    # Where one chunk is all there is, its product is the sum: nothing wider is needed to add it up.
+    alone = chunk == positions and not hidden.is_cuda
+    sum_dtype = work if alone and weight.dtype == work else wide
+    grad_weight: Tensor | None = None
     buffer = torch.empty(chunk, classes, dtype=work, device=hidden.device)
     for start in range(0, positions, max(1, chunk)):
         part = slice(start, min(start + chunk, positions))
@@ -63,19 +66,27 @@ def loss_and_grads(
         out = torch.mul(torch.mm(logits, head), scale.unsqueeze(1), out=grad_hidden[part])
         out.addcmul_(weight[labels], at_target)
         rows = inputs.to(wide)
-        grad_weight += torch.mm(logits.T, (rows * scale.unsqueeze(1)).to(work))
+        scaled = (rows * scale.unsqueeze(1)).to(work)
+        product = torch.mm(logits.T, scaled)
+        grad_weight = product.to(sum_dtype) if grad_weight is None else grad_weight.add_(product)
         _add_rows(grad_weight, labels, rows * at_target)
+    if grad_weight is None:
+        grad_weight = weight.new_zeros(weight.shape if want_grads else (0,))
     total = (loss_weight * (nll + z_loss * lse.square())).sum()
     return total, nll, grad_hidden.to(hidden.dtype), grad_weight.to(weight.dtype)
 
 
 def _add_rows(total: Tensor, labels: Tensor, rows: Tensor) -> None:
-    """Add rows where their labels say, always in the same order."""
+    """Add rows where their labels say, always in the same order; each sum is rounded once."""
     if total.is_cuda:
         # `index_add_` would add atomically there; this sorts.
         total.index_put_((labels,), rows, accumulate=True)
-    else:
+    elif total.dtype == rows.dtype:
         total.index_add_(0, labels, rows)
+    else:
+        kept, place = labels.unique(return_inverse=True)
+        sums = rows.new_zeros(len(kept), rows.shape[1]).index_add_(0, place, rows)
+        total[kept] = sums.add_(total[kept]).to(total.dtype)
 
 
 def chunk_length(positions: int, classes: int, chunk_elements: int) -> int:

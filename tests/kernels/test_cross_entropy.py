@@ -92,8 +92,14 @@ def test_pieces_are_one_head() -> None:
     assert torch.equal(linear_nll(hidden, pieces, target)[0], linear_nll(hidden, weight, target)[0])
 
 
-def test_bfloat16_is_as_exact_as_autocast_in_torch() -> None:
-    hidden, weight, target, loss_weight = problem(64, 32, 500)
+@pytest.mark.parametrize("classes", [500, 5])
+@pytest.mark.parametrize("stored", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("elements", [1, cpu.CHUNK_ELEMENTS])
+def test_bfloat16_is_as_exact_as_autocast_in_torch(
+    monkeypatch: pytest.MonkeyPatch, classes: int, stored: torch.dtype, elements: int
+) -> None:
+    monkeypatch.setattr(cpu, "CHUNK_ELEMENTS", elements)
+    hidden, weight, target, loss_weight = problem(150, 32, classes, stored)
     expected = exact(hidden, weight, target, loss_weight, 0.0)
     with torch.autocast("cpu", torch.bfloat16):
         logits = torch.nn.functional.linear(hidden, weight)
@@ -104,7 +110,7 @@ def test_bfloat16_is_as_exact_as_autocast_in_torch() -> None:
     for a, b, right in zip(got, peer, expected, strict=True):
         # A rounding band of one bfloat16 of the largest value beside twice the peer's error.
         assert worst([a], [right]) <= 2 * worst([b], [right]) + 2**-9
-    assert got[2].dtype == hidden.dtype
+    assert (got[2].dtype, got[3].dtype) == (stored, stored)
 
 
 def test_extreme_logits_stay_finite_and_exact() -> None:
