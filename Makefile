@@ -6,6 +6,8 @@ SHELL := bash
 # With an active virtual environment, work in it; otherwise in .venv (scripts/setup.sh does the same).
 ENVIRONMENT := $(or $(VIRTUAL_ENV),.venv)
 PYTHON_HERE := "$(ENVIRONMENT)/bin/python"
+# On a machine whose own Python has torch and triton, no environment is made to bench a GPU.
+PYTHON_THERE := $(if $(wildcard $(ENVIRONMENT)/bin/python),$(PYTHON_HERE),python3)
 TEST_EXTRAS := dev parity speech eval report data
 # Two workers pay from about a minute of tests on; more than four only cost memory.
 PYTEST_WORKERS ?= -n auto --maxprocesses 4
@@ -50,4 +52,4 @@ compile-gate: ## compile every kernel in every size and dtype, and rewrite the t
 	@$(PYTHON_HERE) -m unimodal.kernels.compile_gate --all --write
 
 bench-gpu: ## on a GPU: kernels against float64, then their speed; under ten minutes
-	@$(PYTHON_HERE) -m unimodal.kernels.bench.gpu
+	@$(PYTHON_THERE) -m unimodal.kernels.bench.gpu

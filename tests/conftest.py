@@ -27,8 +27,6 @@ import jaxtyping
 import numpy as np
 import pytest
 import torch
-from beartype import BeartypeConf, beartype
-from beartype.roar import BeartypeDecorHintPep3119Exception
 from jaxtyping import TypeCheckError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -66,6 +64,9 @@ def _own_errors_first(jaxtyped: Any) -> Any:
 
 
 def _install_shape_checks() -> None:
+    from beartype import BeartypeConf, beartype
+    from beartype.roar import BeartypeDecorHintPep3119Exception
+
     # An int where a float is asked for is right, as type checkers have it.
     strict = beartype(conf=BeartypeConf(is_pep484_tower=True))
 
@@ -91,7 +92,7 @@ if os.environ.get("UNIMODAL_TYPECHECK", "1") != "0":
 
 def pytest_configure() -> None:
     torch.set_num_threads(1)
-    if importlib.util.find_spec("torchaudio"):
+    if importlib.util.find_spec("torchaudio") and importlib.util.find_spec("soundfile"):
         # Before anything imports transformers, which fails beside a torchaudio that does not load.
         from unimodal.media import torchaudio_adapter
 

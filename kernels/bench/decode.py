@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from unimodal.errors import ConfigError
 from unimodal.kernels.attention import MaskPlan, attend_cached, plan_cached
 from unimodal.kernels.bench import layouts
 from unimodal.kernels.bench.spec import OURS, Contender, Problem, Spec, random
@@ -24,6 +25,7 @@ def problem(spec: Spec) -> Problem:
     slots = _slots(placed)
     mask = layouts.visible(new, placed, by_kind)
     held: dict[str, Any] = {}
+    read_k, read_v, block_table = (k, v, None) if not spec.page else _paged(k, v, spec.page)
 
     def prepare() -> None:
         held["plan"] = plan_cached(
@@ -49,7 +51,9 @@ def problem(spec: Spec) -> Problem:
         exact=lambda tensors: (_definition(tensors, mask),),
         makers={
             OURS: lambda: Contender(
-                lambda: (attend_cached(q, k, v, held["plan"]),), prepare, has_backward=False
+                lambda: (attend_cached(q, read_k, read_v, held["plan"], block_table),),
+                prepare,
+                has_backward=False,
             ),
             "sdpa": lambda: Contender(sdpa, has_backward=False, note="with a mask"),
         },
@@ -57,6 +61,17 @@ def problem(spec: Spec) -> Problem:
         num_bytes=float((2 * k.numel() + 2 * q.numel()) * q.element_size()),
         facts={"visible_pairs": int(mask.sum())},
     )
+
+
+def _paged(k: Tensor, v: Tensor, page: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The caches as pages [B * S / P, P, K, H] in no order, and the table of each row's pages."""
+    batch, slots, groups, size = k.shape
+    if slots % page:
+        raise ConfigError(f"`seq` must be a multiple of `page` ({page}), but is {slots}.")
+    generator = torch.Generator().manual_seed(3)
+    table = torch.randperm(batch * slots // page, generator=generator).to(k.device)
+    pages = [x.reshape(-1, page, groups, size)[table.argsort()] for x in (k, v)]
+    return pages[0], pages[1], table.view(batch, -1).int()
 
 
 def _slots(placed: layouts.Layout) -> Tensor:

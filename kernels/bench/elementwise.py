@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from unimodal.kernels.attention.tokens import plan_tokens
+from unimodal.kernels.bench import layouts
 from unimodal.kernels.bench.compilers import compiled
 from unimodal.kernels.bench.spec import OURS, Contender, Missing, Problem, Spec, random
 from unimodal.kernels.qk_prologue import qk_prologue, rope_tables
@@ -94,7 +96,10 @@ def gated(spec: Spec) -> Problem:
 
 
 def prologue(spec: Spec) -> Problem:
-    """QK-norm and RoPE of queries and keys."""
+    """QK-norm and RoPE of queries and keys, in the order that the pattern's attention works in.
+
+    Where that is another one than the batch's, values move with them (the keys stand for them).
+    """
     q = random((spec.batch, spec.seq, spec.heads, spec.head_dim), spec, 0)
     k = random((spec.batch, spec.seq, spec.kv_heads, spec.head_dim), spec, 1)
     generator = torch.Generator().manual_seed(2)
@@ -103,20 +108,29 @@ def prologue(spec: Spec) -> Problem:
     position = torch.arange(spec.seq, dtype=torch.float32, device=spec.device)
     position = position[None, :, None].expand(spec.batch, spec.seq, 3)
     cos, sin = rope_tables(position, spec.head_dim)
-    grads = [random(tuple(x.shape), spec, 3 + n, grad=False) for n, x in enumerate((q, k))]
+    rule = layouts.Rule.of(layouts.kinds(spec))
+    order = plan_tokens(layouts.layout(spec), rule.programs).order  # type: ignore[arg-type]
+    shapes = [tuple(x.shape) for x in ((q, k) if order is None else (q, k, k))]
+    grads = [random(shape, spec, 3 + n, grad=False) for n, shape in enumerate(shapes)]
     inputs = (q, k, q_weight, k_weight)
 
-    def formula(q: Tensor, k: Tensor, q_weight: Tensor, k_weight: Tensor) -> tuple[Tensor, Tensor]:
+    def formula(q: Tensor, k: Tensor, q_weight: Tensor, k_weight: Tensor) -> tuple[Tensor, ...]:
         turn = prologue_reference.normalise_and_rotate
-        return turn(q, q_weight, cos, sin, EPS), turn(k, k_weight, cos, sin, EPS)
+        made = (turn(q, q_weight, cos, sin, EPS), turn(k, k_weight, cos, sin, EPS))
+        if order is None:
+            return made
+        return tuple(x.flatten(0, 1)[order].view(x.shape) for x in (*made, k))
 
-    elements = q.numel() + k.numel()
+    def ours() -> tuple[Tensor, ...]:
+        return qk_prologue(q, k, k, *inputs[2:], cos, sin, EPS, order=order)[: len(grads)]
+
+    elements = sum(x.numel() for x in grads)
     return Problem(
         inputs=inputs,
         grads=grads,
         exact=lambda tensors: formula(*tensors),
         makers={
-            OURS: lambda: Contender(lambda: qk_prologue(q, k, k, *inputs[2:], cos, sin, EPS)[:2]),
+            OURS: lambda: Contender(ours),
             "eager": lambda: Contender(lambda: formula(*inputs)),
             "compile": lambda: compiled(spec.device, formula, inputs),
         },

@@ -1,4 +1,4 @@
-"""Benchmarks of cross-entropy over a head, and of the nearest code of a codebook."""
+"""Benchmarks of cross-entropy over a head, with and without gradients, and of the nearest code."""
 
 import importlib
 from collections.abc import Callable, Sequence
@@ -9,7 +9,7 @@ from torch import Tensor
 
 from unimodal.kernels.bench.compilers import compiled
 from unimodal.kernels.bench.spec import OURS, Contender, Missing, Problem, Spec, random
-from unimodal.kernels.cross_entropy import linear_cross_entropy
+from unimodal.kernels.cross_entropy import linear_cross_entropy, linear_nll
 from unimodal.kernels.cross_entropy import reference as entropy_reference
 from unimodal.kernels.nearest_code import nearest_code
 from unimodal.kernels.nearest_code import reference as nearest_reference
@@ -19,10 +19,7 @@ Formula = Callable[[Tensor, Tensor], Tensor]
 
 def cross_entropy(spec: Spec) -> Problem:
     """Loss and gradients of `batch * seq` positions of width `heads * head_dim`, `classes` ids."""
-    hidden = random((spec.rows, spec.width), spec, 0)
-    weight = random((spec.classes, spec.width), spec, 1, scale=spec.width**-0.5)
-    generator = torch.Generator().manual_seed(2)
-    target = torch.randint(spec.classes, (spec.rows,), generator=generator).to(spec.device)
+    hidden, weight, target = _head(spec, grad=True)
     ones = torch.ones(spec.rows, device=spec.device)
     grad = torch.ones((), device=spec.device)
 
@@ -58,6 +55,44 @@ def cross_entropy(spec: Spec) -> Problem:
         backward_flops=2.0,
         directions=("forward", "both"),
     )
+
+
+def nll(spec: Spec) -> Problem:
+    """The loss of each position, as evaluation takes it: no gradient, no sum."""
+    hidden, weight, target = _head(spec, grad=False)
+
+    def formula(hidden: Tensor, weight: Tensor) -> tuple[Tensor]:
+        logits = F.linear(hidden, weight)
+        return (F.cross_entropy(_at_least_float32(logits), target, reduction="none"),)
+
+    return Problem(
+        inputs=(hidden, weight),
+        grads=(),
+        exact=lambda tensors: formula(*tensors),
+        plain=lambda tensors: formula(*tensors),
+        makers={
+            OURS: lambda: Contender(
+                lambda: linear_nll(hidden, weight, target)[:1], has_backward=False
+            ),
+            "eager": lambda: Contender(lambda: formula(hidden, weight), has_backward=False),
+            "compile": lambda: compiled(spec.device, formula, (hidden, weight)),
+        },
+        flops=2.0 * spec.rows * spec.classes * spec.width,
+        num_bytes=float((hidden.numel() + weight.numel()) * hidden.element_size()),
+    )
+
+
+def _head(spec: Spec, *, grad: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """Hidden states, the head's weight, and targets."""
+    hidden = random((spec.rows, spec.width), spec, 0, grad=grad)
+    weight = random((spec.classes, spec.width), spec, 1, scale=spec.width**-0.5, grad=grad)
+    generator = torch.Generator().manual_seed(2)
+    target = torch.randint(spec.classes, (spec.rows,), generator=generator).to(spec.device)
+    return hidden, weight, target
+
+
+def _at_least_float32(x: Tensor) -> Tensor:
+    return x if x.dtype == torch.float64 else x.float()
 
 
 def _liger(device: str, hidden: Tensor, weight: Tensor, target: Tensor) -> Contender | Missing:

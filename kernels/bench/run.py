@@ -30,6 +30,7 @@ PROBLEMS = {
     "cross_entropy": "losses:cross_entropy",
     "decode": "decode:problem",
     "dna_ngrams": "sequences:ngrams",
+    "linear_nll": "losses:nll",
     "log_mel": "signals:mel",
     "nearest_code": "losses:nearest",
     "qk_prologue": "elementwise:prologue",
@@ -38,7 +39,7 @@ PROBLEMS = {
 }
 """What can be timed, and the function that states each one's problem."""
 
-OPERATOR = {"decode": "attention"}
+OPERATOR = {"decode": "attention", "linear_nll": "cross_entropy"}
 """The operator that is dispatched, where it has another name."""
 
 ONLY_FLOAT32 = {"log_mel"}
@@ -76,6 +77,8 @@ def bench(spec: Spec) -> dict[str, Any]:
         ConfigError: if the operator, a contender or a size is not known or does not fit.
         BackendUnavailableError: if the device is not there.
     """
+    # Compilers count the sizes that they have seen, and stop compiling after some: begin anew.
+    torch.compiler.reset()
     problem = problem_of(spec)
     contenders, missing = _contenders(problem, spec)
     right = numerics.truth(problem)
@@ -104,7 +107,7 @@ def bench(spec: Spec) -> dict[str, Any]:
     builds = _builds(contenders, spec)
     for direction in problem.directions if problem.grads else ("forward",):
         able = {n: c for n, c in contenders.items() if c.has_backward or direction == "forward"}
-        runs = {name: timed_run(problem, c, direction) for name, c in able.items()}
+        runs = _warm(problem, able, missing, direction, spec.device)
         times = timing.measure(runs, spec.device, spec.seconds, spec.clock)
         for name, run in runs.items():
             peak = None
@@ -151,7 +154,7 @@ def _check_all(
         except Exception as error:  # others' packages fail with anything; ours must not
             if name == OURS:
                 raise
-            missing[name] = f"it fails here: {type(error).__name__}: {str(error)[:200]}"
+            missing[name] = _failure(error)
             del contenders[name]
             continue
         rows = [asdict(check) for check in found]
@@ -160,6 +163,32 @@ def _check_all(
             wrong[name] = [asdict(check) for check in found if not check.is_right]
             del contenders[name]
     return checks, wrong
+
+
+def _warm(
+    problem: Problem,
+    able: dict[str, Contender],
+    missing: dict[str, str],
+    direction: str,
+    device: str,
+) -> dict[str, timing.Run | timing.After]:
+    """Those that run in this direction, warm; what fails (for want of memory, say) is missing."""
+    runs = {}
+    for name, contender in able.items():
+        run = timed_run(problem, contender, direction)
+        try:
+            timing.warm_up(run, device)
+        except Exception as error:
+            if name == OURS:
+                raise
+            missing[f"{name} {direction}"] = _failure(error)
+            continue
+        runs[name] = run
+    return runs
+
+
+def _failure(error: Exception) -> str:
+    return f"it fails here: {type(error).__name__}: {str(error)[:200]}"
 
 
 def _builds(contenders: dict[str, Contender], spec: Spec) -> dict[str, timing.Times | None]:

@@ -25,11 +25,13 @@ class Spec:
 
     Attributes:
         op: Name of the operator.
-        pattern: Attention and decode: the written form, such as `row` or `conv(size=11)`.
+        pattern: Attention, decode and prologue: the written form, such as `row` or `conv(size=11)`;
+            the prologue brings tokens into the order that it works in.
         batch, seq: Rows, and positions of each.
         heads, kv_heads, head_dim: Query heads, key heads, size of a head.
         classes: Rows of the head or codebook (cross-entropy, nearest code).
         queries: Decode only: new positions of each row, the last of its `seq`.
+        page: Decode only: slots of a page of the cache; 0 for a cache of one piece.
         documents: Attention and decode: documents packed in each row.
         grid: Attention and decode: cells (t, h, w) of each document's last segment, after text.
         dtype: Name of the inputs' dtype.
@@ -49,6 +51,7 @@ class Spec:
     head_dim: int = 64
     classes: int = 8192
     queries: int = 1
+    page: int = 0
     documents: int = 1
     grid: tuple[int, int, int] | None = None
     dtype: str = "float32"

@@ -60,6 +60,8 @@ def loss_and_grads(
         own = softmax(logits, labels, nll[part], lse[part], want_grads)
         if not want_grads:
             continue
+        # A label that is no class has no number as its probability, which its gradients keep.
+        labels = labels.clamp(0, classes - 1)
         # d loss / d logit = scale * p - loss_weight at the target, scale = loss_weight * (1 + ...).
         scale = loss_weight[part].to(wide) * (1 + 2 * z_loss * lse[part])
         at_target = (scale * own - loss_weight[part].to(wide)).unsqueeze(1)

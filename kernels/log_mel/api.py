@@ -70,6 +70,11 @@ def log_mel(
         _check(clip, "samples" if isinstance(samples, Tensor) else f"samples[{i_clip}]")
     if not clips:
         return []
+    # One answer for all: on a GPU each one is waited for.
+    finite = torch.stack([torch.stack(torch.aminmax(clip)).isfinite().all() for clip in clips])
+    if not finite.all():
+        bad = "" if isinstance(samples, Tensor) else f"[{finite.tolist().index(False)}]"
+        raise ShapeError(f"`samples{bad}` must be finite, but holds NaN or infinity.")
     chosen = dispatch.choose("log_mel", *clips, impl=impl)
     if chosen == "triton":
         lengths = [len(clip) for clip in clips]
@@ -93,8 +98,6 @@ def _check(clip: Tensor, name: str) -> None:
             f"`{name}` must have at least {MIN_SAMPLES} samples (12.6 ms), but has {len(clip)}.",
             remedy="Pad the clip with zeros.",
         )
-    if not torch.isfinite(torch.stack(torch.aminmax(clip))).all():
-        raise ShapeError(f"`{name}` must be finite, but holds NaN or infinity.")
 
 
 def _module(impl: str) -> Any:

@@ -49,6 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--head-dim", type=int, default=64)
     add("--classes", type=int, default=8192, help="ids of a head, codes of a codebook")
     add("--queries", type=int, default=1, help="of decode: new positions of each row")
+    add("--page", type=int, default=0, help="of decode: slots of a page; 0: a cache of one piece")
     add("--documents", type=int, default=1, help="of attention: documents packed in a row")
     add("--grid", metavar="T,H,W", help="of attention: cells at the end of each document")
     add("--dtype", help="float16, bfloat16, float32; bfloat16 on a GPU, else float32")
@@ -119,6 +120,7 @@ def _spec(arguments: argparse.Namespace) -> "Spec":
         "head_dim",
         "classes",
         "queries",
+        "page",
         "documents",
     )
     chosen = {name: getattr(arguments, name) for name in (*names, "layers", "seconds", "clock")}

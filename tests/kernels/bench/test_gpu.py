@@ -5,6 +5,21 @@ import pytest
 from unimodal.kernels.bench import gpu
 
 
+def test_a_case_that_fails_is_a_fault_and_costs_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    class TritonError(Exception):
+        pass
+
+    def fail(spec: object) -> None:
+        raise TritonError("out of resource: shared memory")
+
+    monkeypatch.setattr(gpu, "check_twice", fail)
+    monkeypatch.setattr(gpu, "bench", fail)
+    results: dict[str, list[object]] = {"checked": [], "timed": []}
+    for run, key in ((gpu._check, "checked"), (gpu._time, "timed")):
+        assert run(gpu.checked_specs()[0], results) == 1
+        assert "TritonError: out of resource" in str(results[key])
+
+
 @pytest.mark.parametrize(
     ("is_right", "same_twice", "faults"), [(True, True, 0), (True, False, 1), (False, True, 1)]
 )

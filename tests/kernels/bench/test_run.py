@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from unimodal.errors import BackendUnavailableError, ConfigError
-from unimodal.kernels.bench import attention, elementwise, numerics, run
+from unimodal.kernels.bench import attention, compilers, elementwise, numerics, run
 from unimodal.kernels.bench.spec import OURS, PLAIN, Contender, Missing, Problem, Spec, choose
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -44,6 +44,49 @@ def test_every_operator_is_right_and_timed_in_each_direction(op: str) -> None:
         assert 0 < row["low_ms"] <= row["ms"] <= row["high_ms"]
         assert row["gbs"] > 0
     json.dumps(found)
+
+
+@pytest.mark.parametrize(
+    ("op", "change"),
+    [("qk_prologue", {"pattern": "column", "seq": 80}), ("decode", {"page": 16, "queries": 2})],
+)
+def test_another_order_and_pages_are_right(op: str, change: dict[str, Any]) -> None:
+    spec = replace(QUICK, op=op, against=(PLAIN.get(op, "eager"),), **change)
+    found = run.bench(spec)
+    assert (found["wrong"], found["missing"]) == ({}, {})
+    assert len(found["checks"][OURS]) == (1 if op == "decode" else 3 + 4)
+
+
+def test_every_size_is_compiled_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    compiles = torch.compile
+    monkeypatch.setattr(compilers, "no_compiler", lambda device: None)
+    monkeypatch.setattr(
+        torch, "compile", lambda f, **kwargs: compiles(f, backend="eager", fullgraph=True, **kwargs)
+    )
+    with torch._dynamo.config.patch(fail_on_recompile_limit_hit=True, recompile_limit=3):
+        for seq in (16, 24, 32, 40):
+            found = run.bench(replace(QUICK, seq=seq, against=("compile",)))
+            assert found["missing"] == {}
+
+
+def test_what_fails_only_while_it_is_timed_costs_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    def with_weak(spec: Spec) -> Problem:
+        problem = elementwise.gated(spec)
+
+        def forward() -> tuple[Tensor]:
+            if not torch.is_grad_enabled():
+                raise RuntimeError("out of memory")
+            return (elementwise.swiglu(problem.inputs[0]),)
+
+        return replace(problem, makers={**problem.makers, "weak": lambda: Contender(forward)})
+
+    monkeypatch.setattr(run, "problem_of", with_weak)
+    found = run.bench(replace(QUICK, against=("weak", "eager")))
+    assert list(found["missing"]) == ["weak forward"]
+    assert "out of memory" in found["missing"]["weak forward"]
+    rows = {(row["contender"], row["direction"]) for row in found["results"]}
+    assert {(OURS, "forward"), ("eager", "forward"), ("weak", "backward")} <= rows
+    assert ("weak", "forward") not in rows
 
 
 def test_the_share_of_a_build_is_counted() -> None:
