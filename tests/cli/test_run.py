@@ -113,9 +113,45 @@ def test_an_answer_may_begin_with_what_is_given(
 def test_the_modality_of_a_file_is_found_out(
     unimodal: Run, folder: Path, files: dict[str, Path]
 ) -> None:
-    for name in ("a.png", "a.wav", "a.fa", "a.txt"):
+    for name in ("a.png", "a.wav", "a.txt"):
         done = unimodal("generate", folder, files[name], "--max-tokens", 4)
         assert done.code == 0, done.err
+    assert unimodal("score", folder, files["a.fa"]).code == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("apple.png", None, "There is no such file"),
+        ("genome.fa.gz", None, "There is no such file"),
+        ("genome.fa", ">one\nACGT!\n", "No modality of this model reads it"),
+        ("two.fa", ">one\nACGT\n>two\nACGT\n", "several records"),
+    ],
+)
+def test_a_file_that_is_not_what_its_name_promises_is_no_prompt(
+    unimodal: Run, folder: Path, tmp_path: Path, name: str, content: str | None, message: str
+) -> None:
+    path = tmp_path / name
+    if content is not None:
+        path.write_text(content)
+    done = unimodal("generate", folder, path, "--max-tokens", 4)
+    assert done.code == 2
+    assert message in done.err
+    assert name in done.err
+
+
+def test_text_is_not_written_to_a_picture(unimodal: Run, folder: Path, tmp_path: Path) -> None:
+    argv = ("generate", folder, "a red apple", "--to", "text", "--max-tokens", 4, "--out")
+    done = unimodal(*argv, tmp_path / "x.png")
+    assert done.code == 2
+    assert "value is text, and the name promises image" in done.err
+    assert unimodal(*argv, tmp_path / "x.txt").code == 0
+
+
+def test_nothing_is_no_value(unimodal: Run, folder: Path) -> None:
+    done = unimodal("generate", folder, "", "--max-tokens", 4)
+    assert done.code == 2
+    assert "It is empty" in done.err
 
 
 def test_a_page_that_is_named_as_a_picture_is_not_taken_for_text(
@@ -181,12 +217,26 @@ def test_a_gzipped_genome_is_scored_by_record_and_in_windows(
     assert pieces[0]["bits"] == pytest.approx(4 * bits, rel=1e-4)
 
 
+def test_a_sequence_is_scored_in_the_pieces_that_it_was_trained_in(
+    unimodal: Run, folder: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "long.fa"
+    path.write_text(">one\n" + "ACGTTGCA" * 20 + "\n")
+    argv = ("score", folder, path, "--json")
+    usual, whole, given = (
+        unimodal(*argv, *more).json["scores"][0]["bits"]
+        for more in ((), ("--window", 0), ("--window", TASKS["genome"]["options"]["window"]))
+    )
+    assert usual == given
+    assert usual != pytest.approx(whole)
+
+
 def test_what_is_input_only_has_no_likelihood(
     unimodal: Run, folder: Path, files: dict[str, Path]
 ) -> None:
     done = unimodal("score", folder, files["a.png"])
     assert done.code == 2
-    assert "input only" in done.err
+    assert "input only: it has no likelihood" in done.err
 
 
 def test_vectors_are_one_array(

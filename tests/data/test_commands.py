@@ -45,6 +45,15 @@ def test_validate_names_line_rule_and_remedy(tmp_path: Path) -> None:
     json.dumps(result)
 
 
+def test_validate_encodes_strings(tmp_path: Path) -> None:
+    path = tmp_path / "reads.csv"
+    path.write_text("id,dna\na,ACGT\nb,ACGX!\n")
+    (finding,) = validate(path)["findings"]
+    assert finding["id"] == "b"
+    assert "'X'" in finding["value"]
+    assert finding["remedy"]
+
+
 @pytest.mark.parametrize("kind", ["text", "dna"])
 def test_every_bad_text_and_fasta_file_is_2_and_named(
     kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -30,6 +30,7 @@ REQUIRED = (
     "biopython",
     "jaxtyping",
     "rich",
+    "vector-quantize-pytorch",
 )
 OPTIONAL = {
     "triton": "gpu",

@@ -12,6 +12,7 @@ from unimodal.cli.options import add_compute_options, add_run, add_sampling_opti
 if TYPE_CHECKING:
     from unimodal.evaluation.progress import ProgressBar
     from unimodal.generation import Answer
+    from unimodal.modality import Modality
 
 ABOUT = "Generate a value: a caption of a picture, a sequence from a name, the rest of a text."
 
@@ -95,7 +96,7 @@ def run(arguments: argparse.Namespace) -> int:
     modality = model.vocabulary.modality(written)
     if arguments.out is not None:
         model.save(answer, arguments.out)
-    _print(answer, arguments, written, modality.value_type)
+    _print(answer, arguments, modality)
     return 0
 
 
@@ -110,15 +111,17 @@ def _after_a_second(bar: "ProgressBar") -> Callable[[int, int], None]:
     return show
 
 
-def _print(answer: "Answer", arguments: argparse.Namespace, written: str, value_type: type) -> None:
-    value: Any = answer.value if value_type is str else repr(answer.value)
+def _print(answer: "Answer", arguments: argparse.Namespace, modality: "Modality[Any, Any]") -> None:
+    is_string, written = modality.value_type is str, modality.name
+    units = f"{modality.raw_units(answer.value):g} {modality.raw_unit}s"
+    value: Any = answer.value if is_string else f"{type(answer.value).__name__} of {units}"
     if arguments.json:
         out = str(arguments.out) if arguments.out is not None else None
         facts = {"to": written, "value": value, "file": out, "num_ids": len(answer.ids)}
         print_json({**facts, "nats": -answer.logprob, "is_truncated": answer.is_truncated})
     elif arguments.out is not None:
         print(arguments.out)
-    elif value_type is str:
+    elif is_string:
         print(value)
     else:
-        print(f"{value}\nGive --out FILE to write it.")
+        print(f"{value}, by {len(answer.ids)} ids of `{written}`. Give --out FILE to write it.")

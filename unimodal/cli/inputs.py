@@ -2,17 +2,19 @@
 
 The modality is what `--from` names; without it, every modality of the model tries to read the
 file, and the one that can is taken. Text reads anything in UTF-8, so it counts only when no other
-does, and the file is not named as a picture, sound or film.
+does, and the file is not named as something else (a picture, a sound, a film, FASTA).
 """
 
 import mimetypes
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from unimodal.cli.console import report_error
+from unimodal.data.folders import FASTA_SUFFIXES
 from unimodal.errors import ConfigError, MediaError, UnimodalError
 from unimodal.vocabulary import Vocabulary
 
@@ -135,10 +137,22 @@ def read_word(word: str, vocabulary: Vocabulary, given: str | None) -> Input:
     """The value of one word: a file, or a literal string of a modality of strings.
 
     Raises:
-        MediaError: if it is no file, and the modality takes no strings.
+        MediaError: if it is no file but named as one, or the modality takes no strings, or it is
+            empty, or a file of several records.
     """
+    if not word:
+        raise MediaError("It is empty.", subject="VALUE", remedy="Leave it out to give nothing.")
     if _is_file(word):
-        return next(read_file(word, vocabulary, given))
+        first, *more = islice(read_file(word, vocabulary, given), 2)
+        if more:
+            raise MediaError(
+                "It holds several records, and one value is asked for.",
+                subject=word,
+                remedy="Give a file of one record, or the letters themselves.",
+            )
+        return first
+    if " " not in word and _is_named_as_other(Path(word)):
+        check_file(word)
     name = given or _of_strings(vocabulary, word)
     if vocabulary.modality(name).value_type is not str:
         raise MediaError(
@@ -164,7 +178,7 @@ def sniff(path: Path, vocabulary: Vocabulary) -> str:
             able.append(name)
         except UnimodalError as error:
             refused[name] = error
-    if CATCH_ALL in able and (len(able) > 1 or _is_named_as_media(path)):
+    if CATCH_ALL in able and (len(able) > 1 or _is_named_as_other(path)):
         able.remove(CATCH_ALL)
     kinds = {vocabulary.modality(name).value_type for name in able}
     if len(kinds) == 1:
@@ -183,10 +197,11 @@ def sniff(path: Path, vocabulary: Vocabulary) -> str:
     )
 
 
-def _is_named_as_media(path: Path) -> bool:
-    """Whether the name promises a picture, sound or film: a page saved as `x.png` is no caption."""
+def _is_named_as_other(path: Path) -> bool:
+    """Whether the name promises no text: a page saved as `x.png` is no caption."""
     kind = mimetypes.guess_type(path.name)[0] or ""
-    return kind.partition("/")[0] in ("image", "audio", "video")
+    is_sequence = Path(path.name.removesuffix(".gz")).suffix.lower() in FASTA_SUFFIXES
+    return is_sequence or kind.partition("/")[0] in ("image", "audio", "video")
 
 
 def _is_file(word: str) -> bool:

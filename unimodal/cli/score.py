@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--window",
         type=int,
         metavar="N",
-        help="score strings in pieces of N letters; by default whole",
+        help="score strings in pieces of N letters, 0: whole; by default as the run cut them",
     )
     parser.add_argument("--out", type=Path, metavar="FILE", help="write a TSV file")
     add_compute_options(parser)
@@ -38,18 +38,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Score all files."""
-    if arguments.window is not None and arguments.window < 1:
-        raise ConfigError(f"`--window` must be at least 1, but is {arguments.window}.")
+    if arguments.window is not None and arguments.window < 0:
+        raise ConfigError(f"`--window` must be at least 0, but is {arguments.window}.")
     from unimodal.cli.inputs import Failures, check_out, read_files
     from unimodal.runtime import load
 
     check_out(arguments.out)
     model = load(arguments.run, arguments.device)
     failures = Failures()
+    windows = _windows(model)
     rows = []
     for found in read_files(arguments.files, model.vocabulary, arguments.source, failures):
         with failures.of(found.name):
-            rows.append(_row(model, found, arguments.window))
+            window = arguments.window
+            rows.append(
+                _row(model, found, windows.get(found.modality) if window is None else window)
+            )
     code = failures.finish(len(rows))
     if arguments.out is not None and rows:
         arguments.out.write_text(_table(rows), encoding="utf-8")
@@ -63,14 +67,26 @@ def run(arguments: argparse.Namespace) -> int:
     return code
 
 
+def _windows(model: "Model") -> dict[str, int]:
+    """How long the pieces of each modality were in training, where a task of the run cut it."""
+    found = {}
+    for task in model.tasks.values():
+        if window := getattr(task.options, "window", None):
+            found[task.config.target] = window
+    return found
+
+
 def _row(model: "Model", found: "Input", window: int | None) -> tuple[Any, ...]:
     """The row of one value."""
     from unimodal.stream import Segment
 
-    model.vocabulary.grammar(found.modality)  # what is input only has no likelihood
     modality = model.vocabulary.modality(found.modality)
+    if found.modality not in model.vocabulary.grammars:
+        partner = modality.decoded_by
+        remedy = f"Name the one that writes such files: --from {partner}." if partner else None
+        raise ConfigError(f"`{found.modality}` is input only: it has no likelihood.", remedy=remedy)
     pieces = [found.value]
-    if window is not None and isinstance(found.value, str):
+    if window and isinstance(found.value, str):
         pieces = [found.value[i : i + window] for i in range(0, len(found.value), window)]
     scores = [model.score([Segment(found.modality, piece)])[0] for piece in pieces]
     bits = sum(score.nats for score in scores) / math.log(2)

@@ -18,7 +18,7 @@ from unimodal.data.recipe import RECIPES, build_recipe
 from unimodal.data.sources import SOURCES, SPLITS, Source, needed_options, open_source
 from unimodal.errors import UnimodalError
 from unimodal.media import FileRef
-from unimodal.modality import build_modality
+from unimodal.modality import Modality, build_modality, modalities
 
 
 def validate(
@@ -79,7 +79,7 @@ def _check(found: Found, required: Sequence[str], quick: bool) -> tuple[list[Fin
 
 def _unreadable(source: Source) -> Iterator[Finding]:
     """A finding for each file of a source that the modality of its field cannot read."""
-    rule = "Each file must be readable"
+    rule = "Each value must be readable"
     for index in range(len(source)):
         name, place = f"record {index} of {source.split}", source.name
         try:
@@ -88,15 +88,23 @@ def _unreadable(source: Source) -> Iterator[Finding]:
             for field, value in record.items():
                 if isinstance(value, FileRef):
                     place = str(value.path)
-                    _reader(field)(value.path)
+                    _modality(field).read(value.path)
+                elif isinstance(value, str) and field in modalities.names():
+                    _check_string(field, value)
         except (UnimodalError, OSError) as error:
             yield _as_finding(rule, error, place, name)
 
 
+def _check_string(field: str, value: str) -> None:
+    """Refuse a string that its modality cannot encode, where that needs no fitting."""
+    modality = _modality(field)
+    if modality.value_type is str and not modality.needs_fit:
+        modality.encode(value)
+
+
 @lru_cache
-def _reader(field: str) -> Callable[[Path], Any]:
-    """How values of a field are read from files: by its modality."""
-    return build_modality(field, {}).read
+def _modality(field: str) -> Modality[Any, Any]:
+    return build_modality(field, {})
 
 
 def _as_finding(rule: str, error: Exception, place: str, name: str | None = None) -> Finding:

@@ -50,7 +50,7 @@ _PROMISES |= dict.fromkeys((".txt", ".md"), "text")
 _SPLIT_FOLDERS = {"train": "train", "val": "validation", "valid": "validation", "dev": "validation"}
 _SPLIT_FOLDERS |= {"validation": "validation", "test": "test"}
 _METADATA = ("metadata.jsonl", "metadata.csv")
-_FASTA_SUFFIXES = {".fa", ".fasta", ".fna", ".ffn", ".frn"}
+FASTA_SUFFIXES = {".fa", ".fasta", ".fna", ".ffn", ".frn"}
 _MAX_METADATA_BYTES = 512 * 2**20
 
 
@@ -157,7 +157,7 @@ def media_kind(file: Path) -> str:
         if found in formats:
             return kind
     stem = file.name.removesuffix(".gz")
-    if Path(stem).suffix.lower() in _FASTA_SUFFIXES or head.lstrip().startswith(b">"):
+    if Path(stem).suffix.lower() in FASTA_SUFFIXES or head.lstrip().startswith(b">"):
         return "fasta"
     if not found and head and b"\0" not in head and file.suffix in (".txt", ".md", ""):
         return "text"

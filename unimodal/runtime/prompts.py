@@ -50,7 +50,7 @@ class Prompts:
             return self._task(task)
         if to is None:
             return None
-        target = "text" if to == AUTO else to
+        target = self._target(to)
         self.vocabulary.grammar(target)
         for found in self._translations():
             if ([found.config.source], found.config.target) == (
@@ -70,8 +70,15 @@ class Prompts:
             return _of_task(template, given, to)
         if to is None:
             return Document(tuple(given))
-        target = "text" if to == AUTO else to
+        target = self._target(to)
         return Document((*given, Segment(target, role="asked")))
+
+    def _target(self, to: str) -> str:
+        """What is written: text, or the only modality that can be, where nothing is asked for."""
+        grammars = self.vocabulary.grammars
+        if to != AUTO:
+            return to
+        return next(iter(grammars)) if len(grammars) == 1 else "text"
 
     def null(self, document: Document, template: Task | None) -> Document:
         """The null condition of a request, for guidance.

@@ -4,9 +4,9 @@ The only place, with `main`, that sees OmegaConf. Unknown keys fail with a sugge
 and values name the key.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import is_dataclass
+from dataclasses import fields, is_dataclass
 from typing import Any
 
 from hydra.errors import HydraException, MissingConfigException
@@ -42,10 +42,28 @@ def to_experiment(config: Any) -> ExperimentConfig:
         ConfigError: on a value of the wrong type or range.
     """
     with config_errors():
+        _check_keys(config)
         experiment = OmegaConf.to_object(config)
     if not isinstance(experiment, ExperimentConfig):
         raise ConfigError("The config is not an experiment: its schema is missing.")
     return experiment
+
+
+def _check_keys(node: Any, path: str = "") -> None:
+    """Refuse keys that no field takes; `+key=value` brings them past the schema.
+
+    Raises:
+        ConfigError: on the first one.
+    """
+    if not isinstance(node, DictConfig) or node._is_none() or node._is_missing():
+        return
+    kind = OmegaConf.get_type(node)
+    known = {f.name for f in fields(kind)} if is_dataclass(kind) else None
+    for key in node:
+        full = f"{path}.{key!s}" if path else str(key)
+        if known is not None and key not in known:
+            raise _unknown(full, sorted(known))
+        _check_keys(node._get_node(key), full)
 
 
 @contextmanager
@@ -75,15 +93,19 @@ def _unknown_key(error: OmegaConfBaseException) -> ConfigError:
     full = str(getattr(error, "full_key", "") or getattr(error, "key", ""))
     parent = getattr(error, "parent_node", None)
     known = [str(key) for key in parent] if isinstance(parent, DictConfig) else []
-    path, _, name = full.rpartition(".")
-    near = did_you_mean(name, known) if known else ""
     is_free = isinstance(parent, DictConfig) and not is_dataclass(OmegaConf.get_type(parent))
     add = f"To add a key that is not in the file, write `+{full}=...`." if is_free else ""
-    remedy = f"{near} {add}"
+    return _unknown(full, known, add)
+
+
+def _unknown(full: str, known: Sequence[str], add: str = "") -> ConfigError:
+    """The error of a dotted key that is not known."""
+    path, _, name = full.rpartition(".")
+    near = did_you_mean(name, known) if known else ""
     return ConfigError(
         f"Unknown key `{name}`.",
         subject=f"`{path}`" if path else None,
-        remedy=remedy.strip() or None,
+        remedy=f"{near} {add}".strip() or None,
     )
 
 

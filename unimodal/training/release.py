@@ -43,7 +43,8 @@ class Course:
         steps, tokens: Optimizer steps, and positions without padding.
         hours: By the clock, over all its parts.
         loss: Held-out nats of each task, of the last evaluation.
-        first, best: Held-out loss at the first evaluation, and the lowest one.
+        first, best: Held-out loss of the last run, at its first evaluation and at best. Runs may
+            weigh tasks differently, so those of earlier ones are not compared.
     """
 
     start: str
@@ -82,7 +83,6 @@ def read_course(run: Path) -> Course:
         steps=earlier.steps + own.steps,
         tokens=earlier.tokens + own.tokens,
         hours=earlier.hours + own.hours,
-        first=earlier.first,
     )
 
 
@@ -179,8 +179,9 @@ def _card(
         f"| {task} | {source} | {terms} |" for task, source, terms in _data(experiment)
     )
     tokenizers = ", ".join(f"`{kind}`" for kind in vocabulary.modalities)
-    in_runs = ""
+    in_runs = of_last = ""
     if course.runs > 1:
+        of_last = " of the last run"
         in_runs = f", in {course.runs} runs, each from the weights of the one before"
     return f"""# `{name}`
 
@@ -194,8 +195,8 @@ def _card(
 - Trained from {course.start} by `unimodal train experiment={experiment["name"]}` on {machine}: \
 {course.steps:,} steps, {course.tokens:,} tokens, {course.hours:.1f} hours{in_runs}. Averaged \
 weights.
-- Held-out loss over all tasks: {course.first:.3f} at the first evaluation, {course.best:.3f} at \
-best. Nats an id of the last evaluation:
+- Held-out loss over all tasks{of_last}: {course.first:.3f} at its first evaluation, \
+{course.best:.3f} at best. Nats an id of the last evaluation:
 
 | task | nats |
 |---|---|
