@@ -15,7 +15,6 @@ import dataclasses
 import hashlib
 import html
 import json
-import mimetypes
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
@@ -243,13 +242,6 @@ class Modality(ABC, Generic[Value, Config]):
                 f"`{self.name}` does not write files.",
                 subject=str(path),
                 remedy="Take the value in Python, or define its method `write`.",
-            )
-        kind = (mimetypes.guess_type(Path(path).name)[0] or "").partition("/")[0]
-        if kind not in ("", "text", "application"):
-            raise MediaError(
-                f"A `{self.name}` value is text, and the name promises {kind}.",
-                subject=str(path),
-                remedy="Name it .txt, or leave the extension out.",
             )
         Path(path).write_text(value, encoding="utf-8")
 

@@ -140,14 +140,6 @@ def test_a_file_that_is_not_what_its_name_promises_is_no_prompt(
     assert name in done.err
 
 
-def test_text_is_not_written_to_a_picture(unimodal: Run, folder: Path, tmp_path: Path) -> None:
-    argv = ("generate", folder, "a red apple", "--to", "text", "--max-tokens", 4, "--out")
-    done = unimodal(*argv, tmp_path / "x.png")
-    assert done.code == 2
-    assert "value is text, and the name promises image" in done.err
-    assert unimodal(*argv, tmp_path / "x.txt").code == 0
-
-
 def test_nothing_is_no_value(unimodal: Run, folder: Path) -> None:
     done = unimodal("generate", folder, "", "--max-tokens", 4)
     assert done.code == 2
