@@ -19,6 +19,7 @@ IMPORT_NAMES = {
     "hydra-core": "hydra",
     "more-itertools": "more_itertools",
     "pillow": "PIL",
+    "pyyaml": "yaml",
     "resvg-py": "resvg_py",
     "scikit-learn": "sklearn",
     "vector-quantize-pytorch": "vector_quantize_pytorch",

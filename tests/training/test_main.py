@@ -14,7 +14,7 @@ from hydra._internal.utils import get_args_parser
 
 from unimodal.errors import ConfigError
 from unimodal.model.durable import read_tensors
-from unimodal.training.main import OTHER_OPTIONS, VALUE_OPTIONS, options_first
+from unimodal.training.main import OTHER_OPTIONS, VALUE_OPTIONS, compose, options_first
 from unimodal.training.metrics import read_metrics
 
 ROOT = Path(__file__).parents[2]
@@ -104,6 +104,27 @@ def test_mistakes_exit_with_2_and_no_traceback(
     assert "Error executing job" not in done.stderr
     for word in words:
         assert word in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("# @package _global_\nname: x\ntasks: {a: [\n", r"mine\.yaml, line 4: This is not YAML"),
+        ("# @package _global_\nname: x\nname: y\n", r"mine\.yaml, line 3: .*duplicate key name"),
+        ("name: x\n", r"Unknown key `experiment`.*first line must be `# @package _global_`"),
+    ],
+)
+def test_a_broken_experiment_is_named(folder: Path, text: str, message: str) -> None:
+    (folder / "conf" / "experiment" / "mine.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=message):
+        compose(["experiment=mine"], str(folder / "conf"))
+
+
+def test_a_broken_file_is_one_message_on_the_command_line(folder: Path) -> None:
+    (folder / "conf" / "experiment" / "mine.yaml").write_text("name: [\n")
+    done = run(folder)
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 2, done.stderr
 
 
 def test_sigterm_saves_exits_with_85_and_the_run_resumes(folder: Path) -> None:

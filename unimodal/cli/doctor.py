@@ -20,6 +20,7 @@ REQUIRED = (
     "numpy",
     "hydra-core",
     "omegaconf",
+    "pyyaml",
     "sentencepiece",
     "tokenizers",
     "safetensors",

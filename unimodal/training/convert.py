@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
 from typing import Any
 
+import yaml
 from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
@@ -16,6 +17,10 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 from unimodal.errors import ConfigError
 from unimodal.registry import did_you_mean
 from unimodal.training.config import ExperimentConfig
+
+EXPERIMENT_GROUP = "experiment"
+HEADER = "# @package _global_"
+"""First line of an experiment's file: its keys are those of the whole config."""
 
 
 def from_dict(*settings: Mapping[str, Any]) -> ExperimentConfig:
@@ -68,10 +73,10 @@ def _check_keys(node: Any, path: str = "") -> None:
 
 @contextmanager
 def config_errors() -> Iterator[None]:
-    """Turn Hydra's and OmegaConf's errors into `ConfigError`."""
+    """Turn the errors of YAML, Hydra and OmegaConf into `ConfigError`."""
     try:
         yield
-    except (HydraException, OmegaConfBaseException) as error:
+    except (HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
         raise as_config_error(error) from error
 
 
@@ -80,6 +85,8 @@ def as_config_error(error: Exception) -> ConfigError:
     if isinstance(error, MissingConfigException):
         return _missing(error)
     for cause in _causes(error):
+        if isinstance(cause, yaml.YAMLError):
+            return _broken_yaml(cause)
         if isinstance(cause, ConfigKeyError | ConfigAttributeError):
             return _unknown_key(cause)
     for cause in _causes(error):
@@ -87,6 +94,16 @@ def as_config_error(error: Exception) -> ConfigError:
             key = getattr(cause, "full_key", None)
             return ConfigError(_first_line(cause), subject=f"`{key}`" if key else None)
     return ConfigError(_first_line(error), remedy="`unimodal train --help` shows how to override.")
+
+
+def _broken_yaml(error: yaml.YAMLError) -> ConfigError:
+    mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
+    problem = getattr(error, "problem", None) or getattr(error, "reason", None)
+    return ConfigError(
+        f"This is not YAML: {problem or _first_line(error)}.",
+        subject=f"{mark.name}, line {mark.line + 1}" if mark else getattr(error, "name", None),
+        remedy="Correct the file: look at this line and the one before it.",
+    )
 
 
 def _unknown_key(error: OmegaConfBaseException) -> ConfigError:
@@ -102,10 +119,13 @@ def _unknown(full: str, known: Sequence[str], add: str = "") -> ConfigError:
     """The error of a dotted key that is not known."""
     path, _, name = full.rpartition(".")
     near = did_you_mean(name, known) if known else ""
+    # A file of a group without the header stays under the group's name.
+    is_packed = full.partition(".")[0] == EXPERIMENT_GROUP
+    header = f"If this is a file of yours, its first line must be `{HEADER}`." if is_packed else ""
     return ConfigError(
         f"Unknown key `{name}`.",
         subject=f"`{path}`" if path else None,
-        remedy=f"{near} {add}".strip() or None,
+        remedy=f"{header or near} {add}".strip() or None,
     )
 
 
