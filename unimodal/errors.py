@@ -86,6 +86,12 @@ class CertificateError(UnimodalError):
     exit_code = EXIT_FAILURE
 
 
+class InternalError(UnimodalError):
+    """Something that nobody foresaw: a fault of this program, or of code that it was given."""
+
+    exit_code = EXIT_FAILURE
+
+
 @contextmanager
 def sample_errors(subject: str) -> Iterator[None]:
     """Whatever a source, a task or a modality raises about a sample, as an error that names it.

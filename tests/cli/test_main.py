@@ -113,6 +113,23 @@ def test_a_full_disk_is_one_message(unimodal: Run, monkeypatch: pytest.MonkeyPat
     assert "No space left" in done.err
 
 
+def test_what_nobody_foresaw_is_one_message_and_1(
+    unimodal: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken() -> None:
+        raise TypeError("'<' not supported\nand more")
+
+    monkeypatch.setattr(doctor, "examine", broken)
+    done = unimodal("doctor")
+    assert (done.code, done.out) == (1, "")
+    assert done.err.splitlines()[0] == "internal error: TypeError: '<' not supported"
+    assert "--debug" in done.err
+    told = unimodal("doctor", "--json")
+    assert (told.code, told.json["error"]) == (1, "InternalError")
+    with pytest.raises(TypeError, match="not supported"):
+        main(["doctor", "--debug"])
+
+
 def test_an_error_keeps_its_own_exit_code(unimodal: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken() -> None:
         raise MediaError("It is cut.", subject="a.wav", remedy="Fetch it again.")

@@ -65,7 +65,26 @@ def test_a_file_with_a_syntax_error_is_named_with_its_line(unimodal: Run, tmp_pa
     path.write_text("x = (\n")
     done = unimodal("modality", "check", f"{path}:X")
     assert done.code == 2
-    assert "broken.py" in done.err
+    assert "broken.py, line 1" in done.err
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("import no_such_package_at_all", "ModuleNotFoundError: No module named"),
+        ("x = 1 / 0", "ZeroDivisionError: division by zero"),
+        ("json.loads('{')", "JSONDecodeError: "),
+    ],
+)
+def test_a_file_that_fails_at_import_is_named_with_its_line(
+    unimodal: Run, tmp_path: Path, line: str, words: str
+) -> None:
+    path = tmp_path / "fails_at_import.py"
+    path.write_text(f"import json\n\n{line}\n")
+    done = unimodal("modality", "check", f"{path}:X")
+    assert done.code == 2
+    assert f"{path}, line 3" in done.err
+    assert words in done.err
 
 
 def test_all_registered_names_are_listed(unimodal: Run) -> None:

@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 
 from unimodal import __version__
 from unimodal.cli.console import report_error, report_stop
-from unimodal.errors import EXIT_FAILURE, EXIT_RESUMABLE, ConfigError, UnimodalError
+from unimodal.errors import EXIT_FAILURE, EXIT_RESUMABLE, ConfigError, InternalError, UnimodalError
 
 VERBS = {
     "train": "train an experiment: unimodal train experiment=NAME [overrides]",
@@ -98,6 +98,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         report_error(_of_system(error), as_json=as_json)
         return EXIT_FAILURE
+    except Exception as error:
+        if is_debug:
+            raise
+        report_error(_unforeseen(error), as_json=as_json)
+        return EXIT_FAILURE
 
 
 def _dispatch(given: list[str]) -> int:
@@ -139,6 +144,14 @@ def _of_system(error: OSError) -> UnimodalError:
         f"{error.strerror or error} ({type(error).__name__}).",
         subject=str(error.filename) if error.filename else None,
         remedy="Check the path, its permissions and the space left.",
+    )
+
+
+def _unforeseen(error: Exception) -> InternalError:
+    lines = str(error).strip().splitlines()
+    return InternalError(
+        f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__,
+        remedy=f"The same command with `{DEBUG}` shows where it comes from.",
     )
 
 

@@ -5,6 +5,7 @@ import importlib
 import importlib.util
 import keyword
 import sys
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -154,6 +155,8 @@ def _module_of_name(name: str) -> Any:
             subject=name,
             remedy="Install the package, or name the file: file.py:Class.",
         ) from None
+    except Exception as error:
+        raise _failed_import(error, name) from error
 
 
 def _module_of_file(path: Path) -> Any:
@@ -166,9 +169,26 @@ def _module_of_file(path: Path) -> Any:
     sys.modules[path.stem] = module  # pickling an instance looks its class up here
     try:
         spec.loader.exec_module(module)
-    except SyntaxError as error:
-        raise ConfigError(f"{error.msg} (line {error.lineno}).", subject=str(path)) from None
+    except Exception as error:
+        del sys.modules[path.stem]
+        raise _failed_import(error, str(path)) from error
     return module
+
+
+def _failed_import(error: Exception, subject: str) -> ConfigError:
+    """What a user's module raised while it was imported, with the line of it that did."""
+    if isinstance(error, SyntaxError):
+        file, line, message = error.filename, error.lineno, error.msg
+    else:
+        frames = traceback.extract_tb(error.__traceback__)
+        own = next((f for f in reversed(frames) if f.filename == subject), frames[-1])
+        file, line, message = own.filename, own.lineno, str(error)
+    return ConfigError(
+        f"The module cannot be imported ({type(error).__name__}: {message.rstrip('.')}).",
+        subject=f"{file}, line {line}",
+        remedy=getattr(error, "remedy", None)
+        or f"Correct this line; `python {file}` runs it, too.",
+    )
 
 
 def _new(arguments: argparse.Namespace) -> int:
