@@ -261,7 +261,7 @@ class SegmentCursor:
         """
         g = self.grammar
         if self.done:
-            raise GrammarError(f"Id {token} follows the end of a `{g.name}` segment.")
+            raise GrammarError(f"Id {token} follows the end of a segment of `{g.name}`.")
         if self.num_headers < len(g.headers):
             header = g.headers[self.num_headers]
             size = token - header.first_id + header.low
@@ -313,7 +313,7 @@ class SegmentCursor:
 
     def _refusal(self, token: int) -> GrammarError:
         return GrammarError(
-            f"Id {token} may not follow {self.codes} codes of a `{self.grammar.name}` segment "
+            f"Id {token} may not follow {self.codes} codes of a segment of `{self.grammar.name}` "
             f"(head set `{self.head_set()}`)."
         )
 

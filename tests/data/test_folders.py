@@ -276,6 +276,11 @@ def test_validate_goes_on_after_a_bad_fasta_record(tmp_path: Path) -> None:
     result = validate(path)
     assert [finding["line"] for finding in result["findings"]] == [3, 5, 6]
     assert result["records"] == 2
+    with pytest.raises(DataError) as raised:
+        open_path(path)
+    lines = raised.value.message.splitlines()
+    assert all(line.count(", but ") == 1 for line in lines if ", line " in line), lines
+    assert ", but the record has no bases." in str(raised.value)
 
 
 def test_a_line_of_ljspeech_without_transcript_is_named(tmp_path: Path) -> None:

@@ -87,6 +87,12 @@ def _records(file: Path, findings: list[Finding]) -> Iterator[tuple[int, int, An
 
 
 def _finding(file: Path, line: int | None, error: MediaError) -> Finding:
-    rule, remedy = "Each FASTA record must be sound", error.remedy or "Correct the record."
+    rule, but, value = error.message.partition(", but ")
+    if not but:
+        rule, value = (
+            "Each FASTA record must be sound",
+            error.message[:1].lower() + error.message[1:],
+        )
+    remedy = error.remedy or "Correct the record."
     name = error.subject if line is None else (error.subject or "").removeprefix(f"{file}, ")
-    return Finding(line, name, rule, error.message, remedy, str(file))
+    return Finding(line, name, rule, value, remedy, str(file))

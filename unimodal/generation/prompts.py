@@ -124,7 +124,7 @@ def _check_value(segment: Segment, vocabulary: Vocabulary, subject: str | None) 
     modality = vocabulary.modality(segment.modality)
     if segment.value is not None and not isinstance(segment.value, modality.value_type | Tokens):
         raise DataError(
-            f"A `{segment.modality}` segment takes {modality.value_type.__name__}, but has "
+            f"A segment of `{segment.modality}` takes {modality.value_type.__name__}, but has "
             f"{type(segment.value).__name__}.",
             subject=subject,
             remedy="Read files with the modality's `read`.",

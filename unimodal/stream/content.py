@@ -89,6 +89,6 @@ def _size(grammar: SegmentGrammar, grid: NDArray[np.int32]) -> Cell:
 
 def _misfit(grammar: SegmentGrammar, what: str) -> GrammarError:
     return GrammarError(
-        f"A `{grammar.name}` value has {what}.",
+        f"A value of `{grammar.name}` has {what}.",
         remedy="Crop or resize the value, or widen the layout in the modality's config.",
     )

@@ -51,7 +51,7 @@ class Segment:
             )
         if self.attend == "full" and self.objective == "next":
             raise ConfigError(
-                f"A `{self.modality}` segment attends in full and has the objective `next`: it "
+                f"A segment of `{self.modality}` attends in full and has the objective `next`: it "
                 "would see the ids that it must predict.",
                 remedy="Set attend=causal, or objective=masked.",
             )

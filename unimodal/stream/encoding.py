@@ -259,7 +259,7 @@ def _encode(
     subject = document.id or None
     if segment.value is None:
         raise DataError(
-            f"A `{segment.modality}` segment has no value.",
+            f"A segment of `{segment.modality}` has no value.",
             subject=subject,
             remedy="A record must hold every field that its task names.",
         )
@@ -267,12 +267,12 @@ def _encode(
     tokens = value if isinstance(value, Tokens) else modality.encode(value)
     if tokens.features is not None and not bool(tokens.features.isfinite().all()):
         raise DataError(
-            f"A `{segment.modality}` value has features that are not finite.",
+            f"A value of `{segment.modality}` has features that are not finite.",
             remedy="Take NaN and infinity out of the value.",
         )
     if len(tokens) == 0 and not modality.is_discrete:
         raise DataError(
-            f"A `{segment.modality}` value has no positions.",
+            f"A value of `{segment.modality}` has no positions.",
             subject=subject,
             remedy="Leave it out: it is empty, or too short for one position.",
         )

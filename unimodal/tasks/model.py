@@ -74,7 +74,7 @@ class ModelTask(Task):
             return 0
         if not (hasattr(value, "__len__") and hasattr(value, "__getitem__")):
             raise ConfigError(
-                f"`window` cuts sequences, but a `{self.config.target}` value is a "
+                f"`window` cuts sequences, but a value of `{self.config.target}` is a "
                 f"{type(value).__name__}.",
                 subject=f"options of task `{self.name}`",
                 remedy="Leave `window` out, and let the data source cut.",
