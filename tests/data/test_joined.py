@@ -2,6 +2,7 @@
 
 import pytest
 
+from unimodal.data.commands import stats
 from unimodal.data.joined import Joined
 from unimodal.data.sources import ListSource, open_source
 from unimodal.errors import ConfigError, DataError
@@ -49,6 +50,18 @@ def test_mistakes_are_told() -> None:
         Joined(SAID, SHOWN, most=0)
     with pytest.raises(DataError, match=r"`voice`.*is missing"):
         Joined(SAID, SHOWN, on="voice")
+
+
+def test_what_is_not_named_is_told() -> None:
+    parts = {"first": {"name": "embedded/spoken_words"}, "second": "embedded/emoji"}
+    with pytest.raises(DataError, match=r"`joined` need the option `first`"):
+        open_source("joined")
+    with pytest.raises(DataError, match=r"`joined` need the option `first`"):
+        stats("joined")
+    with pytest.raises(DataError, match=r"`joined` need the option `second`"):
+        open_source("joined", first=parts["first"])
+    with pytest.raises(DataError, match=r"`second` must name a data set, but is 'embedded/emoji'"):
+        open_source("joined", **parts)
 
 
 def test_words_of_unseen_voices_come_with_pictures() -> None:

@@ -27,6 +27,9 @@ NUM_HASHED = 256
 HEAD_BYTES = 4096
 """Bytes of a file that it reads."""
 
+GIVEN = ("cache", "files", "name", "path", "split")
+"""Arguments of sources and recipes that are no options: whoever opens them gives these."""
+
 SPLITS = ("train", "validation", "test")
 """The split names that every source knows; some have more (see their recipe)."""
 
@@ -247,16 +250,22 @@ def check_split(split: str, known: Sequence[str], subject: str) -> str:
 
 
 def check_options(kind: str, options: Mapping[str, Any], taker: Callable[..., Any] | None) -> None:
-    """Check that a source takes the options that it is given.
+    """Check that a source takes the options that it is given, and that it is given what it needs.
 
     Raises:
-        DataError: naming the first that it does not take, and what to write instead.
+        DataError: naming the first that it does not take or that lacks, and what to write instead.
     """
+    lacking = [] if taker is None else [n for n in needed_options(taker) if n not in options]
+    if lacking:
+        raise DataError(
+            f"The data `{kind}` need the option `{lacking[0]}`.",
+            remedy=f"Give it (in an experiment: `+tasks.TASK.data.options.{lacking[0]}=...`; in "
+            f'Python: `open_source("{kind}", {lacking[0]}=...)`).',
+        )
     taken = {} if taker is None else inspect.signature(taker).parameters
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in taken.values()):
         return  # it checks them itself
-    ours = ("cache", "files", "name", "path", "split")
-    known = [name for name in taken if name not in ours]
+    known = [name for name in taken if name not in GIVEN]
     for name in sorted(set(options) - set(known)):
         raise DataError(
             f"`{name}` is no option of the data `{kind}`.",
@@ -271,7 +280,7 @@ def needed_options(taker: Callable[..., Any]) -> list[str]:
     return [
         name
         for name, p in taken.items()
-        if p.default is p.empty and p.kind is p.KEYWORD_ONLY and name != "split"
+        if p.default is p.empty and p.kind is p.KEYWORD_ONLY and name not in GIVEN
     ]
 
 

@@ -8,6 +8,7 @@ from unimodal.data.joined import Joined
 from unimodal.data.scene_drawing import Thing
 from unimodal.data.scenes import Scenes
 from unimodal.data.sources import SOURCES, SPLITS, check_options, check_split, open_source
+from unimodal.errors import DataError
 
 THINGS = {
     "apple": "red apple",
@@ -84,10 +85,10 @@ def scenes(
         **options: `seed`, `size` and `plain` of `Scenes`.
     """
     check_split(split, SPLITS, "scenes")
+    options["length"] = _LENGTHS[split] if length is None else length
     check_options("scenes", options, Scenes)
     things, license = _things(drawings, tuple(sorted((drawing_options or {}).items())))
-    count = _LENGTHS[split] if length is None else length
-    return Scenes(things, split=split, length=count, license=license, **options)
+    return Scenes(things, split=split, license=license, **options)
 
 
 @lru_cache(maxsize=4)
@@ -129,6 +130,13 @@ def joined(
         aliases: Values of the first, and what the second calls them.
         most: Records of the second that one of the first is joined with, at most.
     """
+    for option, part in (("first", first), ("second", second)):
+        if not isinstance(part, Mapping) or "name" not in part:
+            raise DataError(
+                f"`{option}` must name a data set, but is {part!r}.",
+                subject="joined",
+                remedy="Write {name: NAME}, and `options` and `split` beside it where needed.",
+            )
     sources = [
         open_source(part["name"], part.get("split") or split, **dict(part.get("options") or {}))
         for part in (first, second)

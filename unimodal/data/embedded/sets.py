@@ -95,16 +95,17 @@ def moving_digits(
     Record: `{"id", "video", "text", "digit", "motion"}`. `test` has digit images and
     (digit, motion) pairs that `train` has not.
     """
+    check_split(split, SPLITS, "embedded/moving_digits")
+    defaults = {"train": 20_000, "validation": 200, "test": 400}
+    options["length"] = defaults[split] if length is None else length
     check_options("embedded/moving_digits", options, MovingDigits)
     images = _all_rows("digits.jsonl")
     own = [row["picture"] for row in _rows("digits.jsonl", split)]
-    defaults = {"train": 20_000, "validation": 200, "test": 400}
     return MovingDigits(
         Sheet("digits.png", 28),
         [row["label"] for row in images],
         own,
         split=split,
-        length=defaults[split] if length is None else length,
         name="embedded/moving_digits",
         **options,
     )
