@@ -88,6 +88,46 @@ def test_one_string_stands_for_a_sequence_of_one():
     assert config_from_dict(Levels, {"words": "red apple"}, "x").words == ("red apple",)
 
 
+@dataclass(kw_only=True)
+class Scalars:
+    count: int = 1
+    share: float = 0.5
+    is_on: bool = False
+    word: str = "x"
+    window: int | None = None
+    size: int | tuple[int, int] = 1
+    words: tuple[str, ...] = ()
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "wanted"),
+    [
+        ("count", "a", "a whole number"),
+        ("count", 2.5, "a whole number"),
+        ("count", True, "a whole number"),
+        ("count", None, "a whole number"),
+        ("share", "1e-3", "a number"),
+        ("share", False, "a number"),
+        ("is_on", 1, "true or false"),
+        ("word", 3, "text"),
+        ("window", "a", "a whole number"),
+        ("size", [1, "b"], "a whole number"),
+        ("size", "b", "a whole number"),
+        ("words", 3, "a list"),
+        ("words", ["a", 3], "text"),
+    ],
+)
+def test_a_value_of_another_type_is_refused_by_its_key(key, value, wanted):
+    with pytest.raises(ConfigError, match=rf"^x, `{key}`: It must be {wanted}, but is "):
+        config_from_dict(Scalars, {key: value}, "x")
+
+
+def test_values_of_the_types_declared_are_taken():
+    values = {"count": 2, "share": 1, "is_on": True, "word": "", "window": None, "size": [1, 2]}
+    assert config_from_dict(Scalars, values, "x") == Scalars(**{**values, "size": (1, 2)})
+    assert config_from_dict(Scalars, {"window": 3, "size": 4}, "x") == Scalars(window=3, size=4)
+
+
 def codec() -> FakeCodec:
     return FakeCodec(FakeCodecConfig())
 

@@ -53,6 +53,8 @@ Config = TypeVar("Config")
 Attend = Literal["causal", "full"]
 NETWORK_FILE = "network.safetensors"
 TRAINING_ONLY = "training_only"
+SCALARS = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
+"""Types of config values that are checked, and what they are called."""
 STRING_UNITS: dict[str, Callable[[str], int]] = {"byte": lambda s: len(s.encode()), "base": len}
 """Raw units of strings that `Modality.raw_units` counts by itself."""
 DECODER_PREFIX = "decoder."
@@ -377,7 +379,8 @@ def config_from_dict(kind: type, values: Mapping[str, Any], subject: str) -> Any
     Where several strings may stand, one may stand alone.
 
     Raises:
-        ConfigError: on a key that the dataclass lacks, with the nearest that it has.
+        ConfigError: on a key that the dataclass lacks, with the nearest that it has; on a value of
+            another type than its field declares.
     """
     known = {field.name for field in dataclasses.fields(kind)}
     for key in values:
@@ -395,10 +398,12 @@ def _built(hint: Any, value: Any, subject: str) -> Any:
         return config_from_dict(cast(type, hint), value, subject)
     kind, arguments = get_origin(hint) or hint, get_args(hint)
     if kind in (Union, UnionType):
-        arms = () if value is None or type(value) in arguments else arguments
-        tried = (_built(arm, value, subject) for arm in arms)
-        return next((built for built in tried if built is not value), value)
-    if kind in (tuple, list, Sequence) and isinstance(value, str | list | tuple):
+        return _built_as_one_of(arguments, value, subject)
+    if kind in SCALARS and not _is_scalar(kind, value):
+        raise ConfigError(f"It must be {SCALARS[kind]}, but is {value!r}.", subject=subject)
+    if kind in (tuple, list, Sequence):
+        if not isinstance(value, str | list | tuple):
+            raise ConfigError(f"It must be a list, but is {value!r}.", subject=subject)
         items = [value] if isinstance(value, str) else list(value)
         is_fixed = kind is tuple and Ellipsis not in arguments and len(arguments) == len(items)
         of = arguments if is_fixed else [*arguments, Any][:1] * len(items)
@@ -407,6 +412,28 @@ def _built(hint: Any, value: Any, subject: str) -> Any:
     if kind is dict and len(arguments) == 2 and isinstance(value, Mapping):
         return {key: _built(arguments[1], item, subject) for key, item in value.items()}
     return value
+
+
+def _is_scalar(kind: type, value: Any) -> bool:
+    """Whether a value is of a scalar type: a whole number is a number, too, but true is none."""
+    if isinstance(value, bool) or kind is bool:
+        return kind is type(value)
+    return isinstance(value, (int, float) if kind is float else kind)
+
+
+def _built_as_one_of(arms: Sequence[Any], value: Any, subject: str) -> Any:
+    """A plain value as the first type of a union that changes it, or else that takes it."""
+    if type(value) in arms:
+        return value
+    taken, refused = [], []
+    for arm in arms:
+        try:
+            taken += [] if arm is type(None) else [_built(arm, value, subject)]
+        except ConfigError as error:
+            refused.append(error)
+    if not taken:
+        raise refused[-1]
+    return next((built for built in taken if built is not value), value)
 
 
 def build_modality(name: str, config: Mapping[str, Any] | None = None) -> Modality[Any, Any]:
