@@ -357,6 +357,26 @@ def test_odd_files_are_embedded_and_bad_ones_cost_one_message_each(
             assert error["remedy"], case.name
 
 
+@pytest.mark.parametrize("options", [[], ["--from", "image"]])
+def test_a_modality_that_fails_at_a_file_is_one_message(
+    unimodal: Run,
+    folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    options: list[str],
+) -> None:
+    def read_all(self: object, path: Path) -> None:
+        raise ValueError("no array in it")
+
+    monkeypatch.setattr("unimodal.tokenizers.image.ImagePatches.read_all", read_all)
+    file = tmp_path / "junk.png"
+    file.write_bytes(b"\xff\xfe")
+    done = unimodal("score", folder, file, *options)
+    assert done.code == 2
+    assert str(file) in done.err
+    assert "ValueError: no array in it" in done.err
+
+
 def test_a_changed_checkpoint_is_refused(unimodal: Run, folder: Path, tmp_path: Path) -> None:
     copy = tmp_path / "copy"
     shutil.copytree(folder, copy)

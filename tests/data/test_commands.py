@@ -80,6 +80,20 @@ def test_a_line_of_1_gb_is_2_and_named(tmp_path: Path, capsys: pytest.CaptureFix
     assert f"{line.path}, line 2" in capsys.readouterr().out
 
 
+def test_a_modality_that_fails_at_a_file_costs_one_finding(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read(path: Path) -> None:
+        raise ValueError("no array in it")
+
+    monkeypatch.setattr("unimodal.data.commands._reader", lambda field: read)
+    (tmp_path / "x.png").write_bytes(b"junk")
+    (tmp_path / "m.jsonl").write_text('{"id": "a", "image": "x.png"}\n')
+    [finding] = validate(tmp_path / "m.jsonl")["findings"]
+    assert (finding["id"], Path(finding["file"]).name) == ("a", "x.png")
+    assert "ValueError: no array in it" in finding["value"]
+
+
 def test_unknown_names_and_paths_are_told_apart() -> None:
     with pytest.raises(ConfigError, match="embedded/emoji"):
         open_source("embedded/emojis")

@@ -261,6 +261,14 @@ class LosesConfig(FakeLine):
         super().__init__(NestedConfig())
 
 
+class WritesBeside(FakeLine):
+    def write(self, value, path):
+        path.with_name(path.name + ".npy").write_text(value)
+
+    def read(self, path):
+        return path.read_text()
+
+
 class ReadsAnother(FakeLine):
     def read(self, path):
         return path.read_text(encoding="utf-8") + "z"
@@ -303,6 +311,7 @@ BROKEN: list[tuple[type[Modality[Any, Any]], str, str]] = [
     (SameFingerprint, "fingerprint", "a change of `config.size` does not change"),
     (Unpicklable, "workers", "does not travel to workers"),
     (ReadsAnother, "files", "file reads with"),
+    (WritesBeside, "files", "made no file at value.png, but value.png.npy"),
     (ShowsRemote, "showing", "nothing from outside"),
     (ShowsScript, "showing", "<script>"),
     (LosesConfig, "config", "comes back from JSON as"),

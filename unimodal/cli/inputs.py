@@ -15,7 +15,7 @@ from typing import Any
 
 from unimodal.cli.console import report_error
 from unimodal.data.folders import FASTA_SUFFIXES
-from unimodal.errors import ConfigError, MediaError, UnimodalError
+from unimodal.errors import ConfigError, MediaError, UnimodalError, sample_errors
 from unimodal.vocabulary import Vocabulary
 
 CATCH_ALL = "text"
@@ -102,8 +102,9 @@ def read_file(word: str, vocabulary: Vocabulary, given: str | None) -> Iterator[
     """
     path = check_file(word)
     name = given or sniff(path, vocabulary)
-    for record, value in vocabulary.modality(name).read_all(path):
-        yield Input(f"{path}:{record}" if record else str(path), name, value)
+    with sample_errors(str(path)):
+        for record, value in vocabulary.modality(name).read_all(path):
+            yield Input(f"{path}:{record}" if record else str(path), name, value)
 
 
 def check_file(word: str) -> Path:
@@ -174,7 +175,8 @@ def sniff(path: Path, vocabulary: Vocabulary) -> str:
     refused: dict[str, UnimodalError] = {}
     for name in vocabulary.modalities:
         try:
-            next(vocabulary.modality(name).read_all(path))
+            with sample_errors(str(path)):
+                next(vocabulary.modality(name).read_all(path))
             able.append(name)
         except UnimodalError as error:
             refused[name] = error

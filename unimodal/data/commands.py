@@ -16,7 +16,7 @@ from unimodal.data.folders import FileSource, Found, detect, open_path, read_fol
 from unimodal.data.manifest import Finding, validate_manifest
 from unimodal.data.recipe import RECIPES, build_recipe
 from unimodal.data.sources import SOURCES, SPLITS, Source, needed_options, open_source
-from unimodal.errors import UnimodalError
+from unimodal.errors import UnimodalError, sample_errors
 from unimodal.media import FileRef
 from unimodal.modality import Modality, build_modality, modalities
 
@@ -83,14 +83,15 @@ def _unreadable(source: Source) -> Iterator[Finding]:
     for index in range(len(source)):
         name, place = f"record {index} of {source.split}", source.name
         try:
-            record = source[index]
-            name = str(record["id"])
-            for field, value in record.items():
-                if isinstance(value, FileRef):
-                    place = str(value.path)
-                    _modality(field).read(value.path)
-                elif isinstance(value, str) and field in modalities.names():
-                    _check_string(field, value)
+            with sample_errors(name):
+                record = source[index]
+                name = str(record["id"])
+                for field, value in record.items():
+                    if isinstance(value, FileRef):
+                        place = str(value.path)
+                        _modality(field).read(value.path)
+                    elif isinstance(value, str) and field in modalities.names():
+                        _check_string(field, value)
         except (UnimodalError, OSError) as error:
             yield _as_finding(rule, error, place, name)
 

@@ -119,6 +119,13 @@ def files(s: Subject) -> Iterator[str]:
             m.write(value, path)
         except MediaError:
             continue
+        if not path.is_file():
+            made = ", ".join(sorted(p.name for p in s.folder.glob("value*"))) or "nothing"
+            yield (
+                f"`write` made no file at {path.name}, but {made}: it must write to the very path "
+                "that it is given (`np.save` to an open file adds no ending)."
+            )
+            return
         again = m.read(path)
         if not isinstance(again, m.value_type):
             yield f"`read` gave a {type(again).__name__} instead of a {m.value_type.__name__}."
