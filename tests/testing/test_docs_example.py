@@ -1,6 +1,7 @@
 """The classes in docs/adding_a_modality.md hold the contract, as they stand there."""
 
 import importlib
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -8,15 +9,18 @@ from typing import Any
 import numpy as np
 import pytest
 
+from unimodal.data.manifest import validate_manifest
 from unimodal.errors import MediaError
+from unimodal.modality import config_from_dict
 from unimodal.testing import check_modality
+from unimodal.training.main import compose
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "adding_a_modality.md"
 
 
-def blocks() -> list[str]:
-    return re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+def blocks(language: str = "python") -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +50,26 @@ def test_the_weather_comes_back_and_what_is_no_map_is_refused(names: dict[str, A
     assert (weather.decode(weather.encode(value)) == value).all()
     with pytest.raises(MediaError, match="100 degrees"):
         weather.encode(np.array([[200]]))
+
+
+def test_the_manifest_and_the_experiment_of_the_page_are_taken(
+    names: dict[str, Any], tmp_path: Path
+) -> None:
+    [line], [experiment] = blocks("json"), blocks("yaml")
+    path = tmp_path / json.loads(line)["weather"]
+    path.parent.mkdir()
+    value = np.array([[1, -3], [20, 59]])
+    modality = names["Weather"](names["WeatherConfig"]())
+    modality.write(value, path)
+    assert (modality.read(path) == value).all()
+    (tmp_path / "maps.jsonl").write_text(line)
+    assert validate_manifest(tmp_path / "maps.jsonl", kinds={"weather": "file"}) == []
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment" / "weather.yaml").write_text(experiment)
+    config = compose(["experiment=weather"], str(tmp_path))
+    assert (config.name, config.data.path) == ("weather", "maps.jsonl")
+    given = config_from_dict(names["WeatherConfig"], config.modalities["weather"], "weather")
+    assert given == names["WeatherConfig"]()
 
 
 def test_the_table_names_only_members_that_exist() -> None:
