@@ -109,12 +109,12 @@ class Scalars:
         ("share", "1e-3", "a number"),
         ("share", False, "a number"),
         ("is_on", 1, "true or false"),
-        ("word", 3, "text"),
+        ("word", 3, "a string"),
         ("window", "a", "a whole number"),
         ("size", [1, "b"], "a whole number"),
         ("size", "b", "a whole number"),
         ("words", 3, "a list"),
-        ("words", ["a", 3], "text"),
+        ("words", ["a", 3], "a string"),
     ],
 )
 def test_a_value_of_another_type_is_refused_by_its_key(key, value, wanted):

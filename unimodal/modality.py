@@ -53,7 +53,7 @@ Config = TypeVar("Config")
 Attend = Literal["causal", "full"]
 NETWORK_FILE = "network.safetensors"
 TRAINING_ONLY = "training_only"
-SCALARS = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
+SCALARS = {bool: "true or false", int: "a whole number", float: "a number", str: "a string"}
 """Types of config values that are checked, and what they are called."""
 STRING_UNITS: dict[str, Callable[[str], int]] = {"byte": lambda s: len(s.encode()), "base": len}
 """Raw units of strings that `Modality.raw_units` counts by itself."""
