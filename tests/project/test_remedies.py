@@ -1,6 +1,7 @@
 """Who meets an error about a file, a data set or a checkpoint is told what to do about it."""
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -36,3 +37,12 @@ def test_every_error_about_what_users_bring_has_a_remedy(code: dict[Path, ast.Mo
 )
 def test_the_guard_sees_a_missing_remedy(source: str, found: list[str]) -> None:
     assert list(without_remedy(Path("x.py"), ast.parse(source))) == found
+
+
+def test_no_message_puts_an_article_before_the_name_of_a_modality(root: Path) -> None:
+    """A name may begin with a vowel: `A segment of `image`` reads right for each."""
+    names = r"(modality|grammar\.name|g\.name|target)"
+    article = re.compile(rf"\b[Aa]n? `\{{[\w.]*{names}\}}` (segment|value)")
+    files = [*(root / "unimodal").rglob("*.py"), *(root / "tokenizers").rglob("*.py")]
+    assert len(files) > 100
+    assert [str(path) for path in files if article.search(path.read_text("utf-8"))] == []
