@@ -60,6 +60,7 @@ def problem(spec: Spec) -> Problem:
             "flash": lambda: sdpa("FLASH_ATTENTION"),
             "flash_attn": lambda: _flash_attn(spec, tensors, is_plain, causal),
         },
+        largest_term=float(v.detach().abs().max()),
         flops=4.0 * spec.head_dim * spec.heads * pairs,
         num_bytes=moved,
         facts={"visible_pairs": pairs, "share_of_rows": pairs / (spec.batch * spec.seq**2)},

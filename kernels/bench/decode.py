@@ -57,6 +57,7 @@ def problem(spec: Spec) -> Problem:
             ),
             "sdpa": lambda: Contender(sdpa, has_backward=False, note="with a mask"),
         },
+        largest_term=float(v.abs().max()),
         flops=4.0 * spec.head_dim * spec.heads * int(mask.sum()),
         num_bytes=float((2 * k.numel() + 2 * q.numel()) * q.element_size()),
         facts={"visible_pairs": int(mask.sum())},

@@ -3,8 +3,10 @@
     tolerance = 2 x (error of plain torch in the same precision + rounding of the result)
 
 Errors are the largest absolute difference from the reference, for each output and each gradient.
-The rounding of a result is half a unit in the last place of its largest element. Integers must be
-equal; where several are right (a codebook's near ties), the problem's `judge` says what to compare.
+The rounding of a result is half a unit in the last place of its largest element, and, where larger
+numbers are summed into small results (attention's values), half a unit of those in float32, in
+which sums are taken. Integers must be equal; where several are right (a codebook's near ties), the
+problem's `judge` says what to compare.
 """
 
 from collections.abc import Callable, Sequence
@@ -54,12 +56,14 @@ def truth(problem: Problem) -> Truth:
     names = [f"output {n}" for n in range(outputs)]
     names += [f"gradient {n}" for n in range(len(values) - outputs)]
     tolerances = []
-    for value, other in zip(values, plain, strict=True):
+    for number, (value, other) in enumerate(zip(values, plain, strict=True)):
         if not value.is_floating_point() or not value.numel():
             tolerances.append(0.0)
             continue
         dtype = problem.inputs[0].dtype if problem.judge else other.dtype
         rounding = torch.finfo(dtype).eps / 2 * float(value.abs().max())
+        if number < outputs:
+            rounding += torch.finfo(torch.float32).eps / 2 * problem.largest_term
         tolerances.append(2 * (_error(other, value) + rounding))
     return Truth(names, values, tolerances)
 

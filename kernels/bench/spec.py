@@ -131,6 +131,7 @@ class Problem:
         num_bytes: Bytes that the forward pass must read and write at least.
         backward_flops, backward_bytes: The same for the backward pass, as a multiple of forward.
         judge: Turns outputs into what is compared, where several outputs are right (near ties).
+        largest_term: Largest number that is summed into an output, where outputs are smaller.
         directions: What is timed; a loss that makes its gradients in the forward pass has no
             backward pass of its own.
         facts: What else the result states (pairs that are visible, say).
@@ -146,6 +147,7 @@ class Problem:
     backward_bytes: float = 2.0
     plain: Callable[[Sequence[Tensor]], Sequence[Tensor]] | None = None
     judge: Callable[[Sequence[Tensor]], Sequence[Tensor]] | None = None
+    largest_term: float = 0.0
     directions: Sequence[str] = DIRECTIONS
     facts: Mapping[str, object] = field(default_factory=dict)
 

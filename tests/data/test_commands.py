@@ -11,6 +11,7 @@ from unimodal.cli.main import main
 from unimodal.data.commands import list_data, stats, validate
 from unimodal.data.sources import open_source
 from unimodal.errors import ConfigError, DataError
+from unimodal.modality import build_modality
 from unimodal.testing.bad_inputs import bad_inputs
 
 
@@ -83,10 +84,10 @@ def test_a_line_of_1_gb_is_2_and_named(tmp_path: Path, capsys: pytest.CaptureFix
 def test_a_modality_that_fails_at_a_file_costs_one_finding(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def read(path: Path) -> None:
+    def read(self: object, path: Path) -> None:
         raise ValueError("no array in it")
 
-    monkeypatch.setattr("unimodal.data.commands._reader", lambda field: read)
+    monkeypatch.setattr(type(build_modality("image")), "read", read)
     (tmp_path / "x.png").write_bytes(b"junk")
     (tmp_path / "m.jsonl").write_text('{"id": "a", "image": "x.png"}\n')
     [finding] = validate(tmp_path / "m.jsonl")["findings"]

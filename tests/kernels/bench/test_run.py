@@ -154,6 +154,21 @@ def test_what_is_not_installed_is_named_with_its_reason() -> None:
     assert found["missing"] == {"liger": "it needs a CUDA device"}
 
 
+@pytest.mark.parametrize("op", ["attention", "decode"])
+@pytest.mark.parametrize("queries", [1, 3])
+def test_a_millionth_of_the_values_is_noticed(op: str, queries: int) -> None:
+    problem = run.problem_of(replace(QUICK, op=op, queries=queries))
+    right = numerics.truth(problem)
+    ours = problem.makers[OURS]()
+    assert isinstance(ours, Contender)
+    assert ours.prepare is not None
+    ours.prepare()
+    assert numerics.check(problem, ours, right, backward=False)[0].is_right
+    off = float(problem.inputs[2].detach().abs().max()) * 2**-20
+    moved = replace(ours, forward=lambda: (ours.forward()[0] + off,))
+    assert not numerics.check(problem, moved, right, backward=False)[0].is_right
+
+
 def test_nan_is_never_right() -> None:
     assert not numerics.Check("output 0", float("nan"), 1.0).is_right
 
