@@ -31,8 +31,14 @@ SHOWN_SIDE = 160
 """Small pictures are enlarged to about this many screen pixels in reports."""
 LIGHT = 240
 """A background is light if no colour of it is below this."""
-NUM_DRAWN = 11
+NUM_DRAWN = 21
 """Numbers that one variation draws, whatever is switched on: each has its own place."""
+ERASED_AREA = (0.02, 0.33)
+ERASED_ASPECT = 3.3
+"""Area of an erased rectangle as a share of the picture, and the most of height by width or width
+by height: the ranges of Zhong et al. 2020."""
+GREY = np.array([0.299, 0.587, 0.114], np.float32)
+"""Shares of red, green and blue in a grey, by ITU-R BT.601."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,12 +64,30 @@ class PictureVariation:
     """Chance that a plain light background, as far as it reaches in from the edges, takes another
     colour, in [0, 1]."""
 
+    brightness: float = 0.0
+    """Largest change of brightness: the factor lies in [1 - b, 1 + b]; in [0, 1]."""
+
+    contrast: float = 0.0
+    """Largest change of contrast, about the mean grey: a factor as above; in [0, 1]."""
+
+    saturation: float = 0.0
+    """Largest change of saturation, about each pixel's grey: a factor as above; in [0, 1]."""
+
+    erase: float = 0.0
+    """Chance that a rectangle of 2 to 33 % of the picture is painted over with one colour (random
+    erasing: Zhong et al. 2020), in [0, 1]."""
+
     def __post_init__(self) -> None:
         limits = {"scale": 4.0, "turn": 180.0, "hue": 180.0}
         for field in fields(self):
             value, most = getattr(self, field.name), limits.get(field.name, 1.0)
             if not 0 <= value <= most:
                 raise ConfigError(f"`vary.{field.name}` must lie in [0, {most:g}], but is {value}.")
+
+    @property
+    def shades(self) -> bool:
+        """Whether brightness, contrast or saturation change."""
+        return bool(self.brightness or self.contrast or self.saturation)
 
     @property
     def moves(self) -> bool:
@@ -115,8 +139,8 @@ class PictureModality(Modality[Image, Config]):
 def vary_picture(value: Image, vary: PictureVariation, rng: np.random.Generator) -> Image:
     """A picture varied by numbers of `rng`; the picture itself where nothing is switched on.
 
-    A light background first takes its colour, then the circle of colours turns, then pixels move;
-    what comes in from outside repeats the edge.
+    A light background first takes its colour, then the circle of colours turns and shades change,
+    then pixels move (what comes in from outside repeats the edge), then a rectangle is erased.
     """
     if not any(getattr(vary, field.name) for field in fields(vary)):
         return value
@@ -127,8 +151,12 @@ def vary_picture(value: Image, vary: PictureVariation, rng: np.random.Generator)
     if vary.hue:
         turned = pixels @ _hue_matrix(math.radians(vary.hue * (2 * drawn[5] - 1))).T
         pixels = np.clip(np.rint(turned), 0, 255).astype(np.uint8)
+    if vary.shades:
+        pixels = _shaded(pixels, vary, 2 * drawn[10:13] - 1)
     if vary.moves:
         pixels = _moved(pixels, vary, drawn)
+    if drawn[13] < vary.erase:
+        pixels = _erased(pixels, drawn[14:18], drawn[18:21])
     return Image(torch.from_numpy(np.ascontiguousarray(pixels)))
 
 
@@ -185,6 +213,34 @@ def _new_background(pixels: NDArray[np.uint8], colour: NDArray[np.float64]) -> N
         found = _spread(found) & light
     shade = np.where(_spread(found)[:, :, None], colour, 1.0)
     return np.asarray(np.rint(pixels * shade), np.uint8)
+
+
+def _shaded(
+    pixels: NDArray[np.uint8], vary: PictureVariation, drawn: NDArray[np.float64]
+) -> NDArray[np.uint8]:
+    """Brightness, contrast and saturation changed, in this order, by numbers in [-1, 1]."""
+    shaded = pixels * np.float32(1 + vary.brightness * drawn[0])
+    mean = (shaded @ GREY).mean()
+    shaded = mean + np.float32(1 + vary.contrast * drawn[1]) * (shaded - mean)
+    grey = (shaded @ GREY)[:, :, None]
+    shaded = grey + np.float32(1 + vary.saturation * drawn[2]) * (shaded - grey)
+    return np.clip(np.rint(shaded), 0, 255).astype(np.uint8)
+
+
+def _erased(
+    pixels: NDArray[np.uint8], drawn: NDArray[np.float64], colour: NDArray[np.float64]
+) -> NDArray[np.uint8]:
+    """A rectangle painted over; `drawn` are its area, its shape and its place."""
+    height, width = pixels.shape[:2]
+    area = height * width * (ERASED_AREA[0] + drawn[0] * (ERASED_AREA[1] - ERASED_AREA[0]))
+    aspect = ERASED_ASPECT ** (2 * drawn[1] - 1)
+    rows = min(height, max(1, round(math.sqrt(area * aspect))))
+    columns = min(width, max(1, round(math.sqrt(area / aspect))))
+    top = int(drawn[2] * (height - rows + 1))
+    left = int(drawn[3] * (width - columns + 1))
+    erased = pixels.copy()
+    erased[top : top + rows, left : left + columns] = np.rint(255 * colour)
+    return erased
 
 
 def _spread(region: NDArray[np.bool_]) -> NDArray[np.bool_]:

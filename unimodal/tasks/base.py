@@ -69,6 +69,9 @@ class TaskConfig:
     loss_weight: float = 1.0
     """Weight of its target positions in the loss; at least 0."""
 
+    vary: bool = True
+    """Whether training varies its values as the configs of their modalities say."""
+
     options: dict[str, Any] = field(default_factory=dict)
     """Options of the template."""
 

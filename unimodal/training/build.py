@@ -266,7 +266,9 @@ def value_streams(
         options = config_from_dict(TaskOptions, task.options, f"options of task `{name}`")
         field = options.target_field or field_of(task.target)
         source = open_data(task.data, split, f"task `{name}`")
-        streams[name] = ValueStream(modality, source, field, task.weight, task.loss_weight)
+        streams[name] = ValueStream(
+            modality, source, field, task.weight, task.loss_weight, task.vary
+        )
     return streams
 
 

@@ -85,9 +85,12 @@ class Mixture(Draws[Draft, EncodedDocument]):
         self._packer = Packer(packing, self.take)
 
     def draft(self, task: str, record: Record, rng: np.random.Generator) -> Draft:
-        """The document of a record, its values varied."""
-        document = self.streams[task].task.document(record, rng)
-        return Draft(varied(document, self.vocabulary, rng) if self.augment else document, rng)
+        """The document of a record, its values varied unless its task says no."""
+        chosen = self.streams[task].task
+        document = chosen.document(record, rng)
+        if self.augment and chosen.config.vary:
+            document = varied(document, self.vocabulary, rng)
+        return Draft(document, rng)
 
     def prepare(self, drafts: Sequence[Draft]) -> list[Draft]:
         """The drafts with their values encoded."""

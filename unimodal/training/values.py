@@ -44,6 +44,7 @@ class ValueStream:
         field: The field of a record that holds one.
         weight: Share of draws, relative to the other tasks.
         loss_weight: Weight of each value in the loss.
+        vary: Whether training varies them.
     """
 
     modality: Modality[Any, Any]
@@ -51,6 +52,7 @@ class ValueStream:
     field: str
     weight: float = 1.0
     loss_weight: float = 1.0
+    vary: bool = True
 
     def value(self, record: Record) -> Any:
         """The value of a record; a file is read by the modality.
@@ -153,10 +155,11 @@ class ValueMixture(Draws[Item, Item]):
         self.streams = dict(streams)
 
     def draft(self, task: str, record: Record, rng: np.random.Generator) -> Item:
-        """The value of a record, or a variant of it, varied."""
+        """The value of a record, or a variant of it, varied unless its task says no."""
         stream = self.streams[task]
-        chosen = stream.modality.draw_variant(stream.value(record), rng)
-        value = stream.modality.vary(chosen, rng)
+        value = stream.modality.draw_variant(stream.value(record), rng)
+        if stream.vary:
+            value = stream.modality.vary(value, rng)
         stream.modality.length(value)  # refuses what the layout has no room for
         return Item(task, str(record.get("id", "")), value)
 
