@@ -50,8 +50,8 @@ from unimodal.types import Coordinates, Tokens, raster_grid
 HEAD_DIM = 64
 ROPE_THETA = 100.0
 """Base of the rotary frequencies: grids are small."""
-ENCODED_AT_ONCE = 64
-"""Pictures of one batch of `encode_batch`."""
+AT_ONCE = 64
+"""Pictures that are encoded or decoded at once."""
 MARGIN = 5e-5
 """Numbers before rounding that are closer than this to a border of levels are computed again, for
 their picture alone; batches differ by some 4e-6."""
@@ -247,24 +247,37 @@ class ImageCodes(PictureModality[ImageCodesConfig]):
         """`encode` of each picture, many at once."""
         found: list[Tokens | None] = [None] * len(values)
         for (h, w), places in self._alike(values).items():
-            for start in range(0, len(places), ENCODED_AT_ONCE):
-                chosen = places[start : start + ENCODED_AT_ONCE]
+            for start in range(0, len(places), AT_ONCE):
+                chosen = places[start : start + AT_ONCE]
                 patches = torch.cat([self._patches(values[i]) for i in chosen])
                 for place, ids in zip(chosen, self._ids(patches, h, w).cpu(), strict=True):
                     found[place] = Tokens(grid=raster_grid(1, h, w), ids=ids)
         return [tokens for tokens in found if tokens is not None]
 
-    @torch.no_grad()
     def decode(self, tokens: Tokens) -> Image:
         """The picture of any codes."""
-        assert tokens.ids is not None
-        _, h, w = (tokens.grid.max(dim=0).values + 1).tolist()
-        with _in_float32(self._device):
-            patches = self.autoencoder.of_ids(tokens.ids[None].to(self._device), h, w)
-        frames = self._frames(patches, h, w).cpu()
-        if self.config.size is not None:
-            frames = frames[:, : self.config.size[0], : self.config.size[1]]
-        return Image(unfit_frames(frames)[0].contiguous())
+        return self.decode_batch([tokens])[0]
+
+    @torch.no_grad()
+    def decode_batch(self, tokens: Sequence[Tokens]) -> list[Image]:
+        """`decode` of each picture, many at once: a colour may differ by one level of 256."""
+        cells = []
+        for one in tokens:
+            _, h, w = (one.grid.max(dim=0).values + 1).tolist()
+            cells.append((h, w))
+        codes = [one.ids for one in tokens if one.ids is not None]
+        found: dict[int, Image] = {}
+        for (h, w), places in _by_cells(cells).items():
+            for start in range(0, len(places), AT_ONCE):
+                chosen = places[start : start + AT_ONCE]
+                ids = torch.stack([codes[place] for place in chosen])
+                with _in_float32(self._device):
+                    patches = self.autoencoder.of_ids(ids.to(self._device), h, w)
+                frames = self._frames(patches, h, w).cpu()
+                if self.config.size is not None:
+                    frames = frames[:, : self.config.size[0], : self.config.size[1]]
+                found |= zip(chosen, map(Image, unfit_frames(frames).unbind()), strict=True)
+        return [found[place] for place in range(len(tokens))]
 
     def loss(self, values: Sequence[Image]) -> Float[Tensor, ""]:
         """Mean over pictures of d^2 + l1_weight |d| + edge_weight |difference of d|.
@@ -351,10 +364,15 @@ class ImageCodes(PictureModality[ImageCodesConfig]):
 
     def _alike(self, values: Sequence[Image]) -> dict[tuple[int, int], list[int]]:
         """Places of the values by their numbers of rows and columns of patches."""
-        places: dict[tuple[int, int], list[int]] = {}
-        for place, value in enumerate(values):
-            places.setdefault(self._cells(value), []).append(place)
-        return places
+        return _by_cells([self._cells(value) for value in values])
+
+
+def _by_cells(cells: Sequence[tuple[int, int]]) -> dict[tuple[int, int], list[int]]:
+    """The places of each number of rows and columns."""
+    places: dict[tuple[int, int], list[int]] = {}
+    for place, own in enumerate(cells):
+        places.setdefault(own, []).append(place)
+    return places
 
 
 def _layout(config: ImageCodesConfig) -> Fixed | Grid:

@@ -208,6 +208,10 @@ class Modality(ABC, Generic[Value, Config]):
         """`encode` of each value."""
         return [self.encode(value) for value in values]
 
+    def decode_batch(self, tokens: Sequence[Tokens]) -> list[Value]:
+        """`decode` of each, up to rounding."""
+        return [self.decode(one) for one in tokens]
+
     def fit(self, values: Iterable[Value]) -> None:
         """Learn from values, where the tokenizer has something to learn (e.g. SentencePiece)."""
 

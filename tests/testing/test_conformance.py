@@ -160,6 +160,16 @@ class ReversedBatch(FakeLine):
         return [self.encode(value) for value in reversed(values)]
 
 
+class ReversedDecodes(FakeLine):
+    def decode_batch(self, tokens):
+        return [self.decode(one) for one in reversed(tokens)]
+
+
+class OneDecode(FakeLine):
+    def decode_batch(self, tokens):
+        return super().decode_batch(tokens)[:1]
+
+
 class NoUnits(FakeContinuous):
     def raw_units(self, value):
         return 0.0
@@ -297,6 +307,8 @@ BROKEN: list[tuple[type[Modality[Any, Any]], str, str]] = [
     (Lossy, "round_trip", "after a round trip may be"),
     (WrongLength, "length", "positions"),
     (ReversedBatch, "batches", "differs from `encode`"),
+    (ReversedDecodes, "batches", "differs from `decode`"),
+    (OneDecode, "batches", "gave 1"),
     (NoUnits, "raw_units", "counts 0.0 steps"),
     (UnknownUnits, "raw_units", "does not say how many steps"),
     (DoubleBytes, "raw_units", "counts"),

@@ -62,6 +62,9 @@ def test_a_batch_gives_every_picture_the_ids_that_it_has_alone(
         alone = modality.encode(value)
         assert torch.equal(alone.ids, tokens.ids)
         assert torch.equal(alone.grid, tokens.grid)
+    for tokens, picture in zip(together, modality.decode_batch(together), strict=True):
+        apart = modality.decode(tokens).pixels.int() - picture.pixels.int()
+        assert int(apart.abs().max()) <= 1
 
 
 def test_what_a_batch_changes_near_a_border_of_levels_is_computed_alone(

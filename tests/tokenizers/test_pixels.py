@@ -13,7 +13,10 @@ from unimodal.stream import Document, Segment, StreamConfig, encode_document, va
 from unimodal.tokenizers.pixels import PictureVariation, vary_picture
 from unimodal.vocabulary import Vocabulary
 
-ALL = {"flip": 0.5, "shift": 0.2, "scale": 0.5, "turn": 30, "hue": 90, "background": 0.5}
+ALL = {
+    "flip": 0.5, "shift": 0.2, "scale": 0.5, "turn": 30, "hue": 90, "background": 0.5,
+    "brightness": 0.5, "contrast": 0.5, "saturation": 0.5, "erase": 0.5,
+}  # fmt: skip
 
 
 def drawing() -> Image:
@@ -73,6 +76,36 @@ def test_a_new_background_reaches_in_from_the_edges_and_leaves_holes() -> None:
     assert not bool((changed[0, 0] == 255).all())
     assert bool((changed[5:7, 8:10] == 255).all())
     assert torch.equal(changed[4:8, 5:7], drawing().pixels[4:8, 5:7])
+
+
+def test_brightness_is_one_factor_for_all_pixels() -> None:
+    changed = next(p for p in (drawn(s, brightness=0.5) for s in range(9)) if p.max() < 250)
+    factor = changed.double() / drawing().pixels
+    assert torch.allclose(factor, factor[0, 0, 0].expand_as(factor), atol=0.06)
+
+
+def test_contrast_keeps_the_mean_grey_and_saturation_each_grey() -> None:
+    def grey(pixels: torch.Tensor) -> torch.Tensor:
+        return pixels.double() @ torch.tensor([0.299, 0.587, 0.114], dtype=torch.float64)
+
+    lower = next(p for p in (drawn(s, contrast=0.5) for s in range(9)) if p.max() < 250)
+    assert abs(float(grey(lower).mean() - grey(drawing().pixels).mean())) < 1
+    assert float(grey(lower).std()) < float(grey(drawing().pixels).std())
+    paler = next(p for p in (drawn(s, saturation=0.5) for s in range(9)) if p[4, 7, 0] < 198)
+    assert torch.allclose(grey(paler), grey(drawing().pixels), atol=1.0)
+    assert int(paler[4, 7].max() - paler[4, 7].min()) < 188
+
+
+def test_an_erased_rectangle_has_one_colour_and_leaves_the_rest() -> None:
+    areas = []
+    for seed in range(40):
+        changed = drawn(seed, erase=1.0)
+        rows, columns = torch.nonzero((changed != drawing().pixels).any(dim=2), as_tuple=True)
+        found = changed[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1]
+        assert len({tuple(p) for p in found.reshape(-1, 3).tolist()}) == 1
+        areas.append(len(found.reshape(-1, 3)) / (12 * 16))
+    assert 0.01 <= min(areas) < 0.1
+    assert 0.2 < max(areas) <= 0.4
 
 
 @pytest.mark.parametrize(("name", "value"), [("flip", 1.5), ("turn", 200), ("scale", -0.1)])

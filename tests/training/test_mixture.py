@@ -56,6 +56,23 @@ def test_tasks_are_drawn_by_weight_and_every_record_once_an_epoch(experiment: Ma
     assert numbers != [mixture.record_number(("letters", k)) for k in range(size)]
 
 
+def test_a_task_may_keep_its_values_from_variation(
+    experiment: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Any] = []
+
+    def vary(self: Any, value: Any, rng: Any) -> Any:
+        seen.append(value)
+        return value
+
+    monkeypatch.setattr(type(build_vocabulary(experiment()).modality("fake_grid")), "vary", vary)
+    mixture_of(experiment()).rows(4)
+    assert seen
+    seen.clear()
+    mixture_of(experiment({"tasks.describe.vary": False})).rows(4)
+    assert not seen
+
+
 def test_a_restored_mixture_goes_on_with_the_same_rows(experiment: Make) -> None:
     whole = mixture_of(experiment())
     reference = ids_of(whole.rows(20))

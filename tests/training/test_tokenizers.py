@@ -173,7 +173,7 @@ def test_a_record_without_a_value_costs_itself_alone(codec: Make) -> None:
 
 
 def test_training_varies_values_and_held_out_ones_stay(
-    codec: Make, monkeypatch: pytest.MonkeyPatch
+    codec: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kind = type(build_modality("fake_codec"))
     seen: list[float] = []
@@ -189,6 +189,10 @@ def test_training_varies_values_and_held_out_ones_stay(
     held = [line["loss"] for line in lines if line["kind"] == "held_out"]
     trained = [line["loss"] for line in lines if line["kind"] == "train"]
     assert trained[-1] < 0.1 * held[-1]
+    seen.clear()
+    still = {"tasks.many.vary": False, "tasks.few.vary": False, "run_dir": str(tmp_path / "still")}
+    train(codec({"training.max_steps": 2, **still}))
+    assert not seen
 
 
 def test_results_and_report_stand_beside_the_untrained_tokenizer(codec: Make) -> None:

@@ -26,6 +26,7 @@ from unimodal.errors import ConfigError, DataError, run_module
 from unimodal.evaluation.drawing import (
     DrawingConfig,
     Relay,
+    codec_of,
     draw,
     drawing_tasks,
     in_another_style,
@@ -42,7 +43,7 @@ from unimodal.evaluation.drawing_scores import (
     round_trip,
     scenes,
 )
-from unimodal.evaluation.encoder import Judge, load_judge, train_judge
+from unimodal.evaluation.encoder import CODEC_SHARE, STEPS, Judge, load_judge, train_judge
 from unimodal.evaluation.progress import ProgressBar
 from unimodal.evaluation.results import Results, read_results, write_results
 from unimodal.generation import Sampling
@@ -236,13 +237,17 @@ def _judge(
 ) -> Judge:
     """The judge of a task's own training pictures: stored, or trained and stored now."""
     data = task.config.data
-    described = json.dumps([data.name, data.path, data.options, steps], sort_keys=True, default=str)
-    digest = hashlib.sha256(described.encode()).hexdigest()[:12]
+    described = [data.name, data.path, data.options, steps or STEPS[kind]]
+    if CODEC_SHARE[kind]:
+        described.append(task.target.fingerprint())
+    text = json.dumps(described, sort_keys=True, default=str)
+    digest = hashlib.sha256(text.encode()).hexdigest()[:12]
     path = folder / f"{kind}-{digest}.safetensors"
     if not path.is_file():
         trained = train_judge(
-            kind, task.open("train"), task.open("validation"), steps=steps, progress=progress
-        )
+            kind, task.open("train"), task.open("validation"), steps=steps,
+            through=codec_of(task), progress=progress,
+        )  # fmt: skip
         trained.save(path)
     return load_judge(path)
 

@@ -237,7 +237,16 @@ def chosen(source: Source, limit: int, seed: int) -> list[int]:
 
 def through_codec(modality: Modality[Any, Any], values: Sequence[Any]) -> list[Any]:
     """What is left of values after encoding and decoding."""
-    return [modality.decode(tokens) for tokens in modality.encode_batch(values)]
+    return modality.decode_batch(modality.encode_batch(values))
+
+
+def codec_of(task: Task) -> Callable[[Pixels], Pixels]:
+    """`through_codec` of a task's target, for arrays of pictures."""
+
+    def through(pixels: Pixels) -> Pixels:
+        return as_pixels(through_codec(task.target, [as_image(one) for one in pixels]))
+
+    return through
 
 
 def as_pixels(values: Sequence[Image]) -> Pixels:

@@ -154,7 +154,7 @@ def codec(drawn: Drawn, config: DrawingConfig) -> Scores:
     modality = drawn.task.target
     values = [as_image(pixels) for pixels in drawn.truths]
     tokens = modality.encode_batch(values)
-    decoded = [modality.decode(one) for one in tokens]
+    decoded = modality.decode_batch(tokens)
     bits = sum(map(len, tokens)) * float(np.log2(sum(modality.spans.values())))
     area = sum(value.height * value.width for value in values)
     mine = [modality.fidelity(a, b) for a, b in zip(values, decoded, strict=True)]

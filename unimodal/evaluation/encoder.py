@@ -44,8 +44,11 @@ SIDE = 32
 WIDTH = 128
 EMBEDDING = 96
 KINDS = ("pictures", "classes", "scenes")
-STEPS = {"pictures": 1_200, "classes": 1_200, "scenes": 2_500}
+STEPS = {"pictures": 1_200, "classes": 1_200, "scenes": 3_000}
 BATCH = {"pictures": 128, "classes": 64, "scenes": 64}
+CODEC_SHARE = {"pictures": 0.0, "classes": 0.25, "scenes": 0.25}
+"""Share of a batch that a judge sees after a trip through the codec of what it will judge: what is
+small in a picture suffers there. The encoder finds all pictures again without."""
 LEARNING_RATE = 2e-3
 TEMPERATURE = 0.1
 CROSS_STYLE = 0.5
@@ -53,6 +56,8 @@ CROSS_STYLE = 0.5
 Pixels = UInt8[NDArray[np.uint8], "_n _h _w 3"]
 """uint8 (n, h, w, 3)."""
 Progress = Callable[[str, int, int], None]
+Through = Callable[[Pixels], Pixels]
+"""What a codec leaves of pictures."""
 
 
 class PictureNetwork(nn.Module):
@@ -167,6 +172,7 @@ def train_judge(
     *,
     steps: int | None = None,
     seed: int = 0,
+    through: Through | None = None,
     progress: Progress | None = None,
 ) -> Judge:
     """Train a judge.
@@ -178,6 +184,7 @@ def train_judge(
         held_out: The same, on which its card's score is measured: at most 500 of them.
         steps: Of its loop; by default some minutes on a CPU.
         seed: Of weights, order and variations.
+        through: The codec that `CODEC_SHARE` of its pictures pass.
         progress: Called with (kind, steps done, steps in all).
 
     Raises:
@@ -190,7 +197,9 @@ def train_judge(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = _network(kind, names)
-        draw = {"pictures": _pairs, "classes": _labelled, "scenes": _composed}[kind](train, names)
+        share = CODEC_SHARE[kind] if through is not None else 0.0
+        source = {"pictures": _pairs, "classes": _labelled, "scenes": _composed}[kind]
+        draw = source(train, names, _shown(share, through))
         _fit(kind, network, draw, steps, seed, progress)
         card = {
             "kind": kind,
@@ -199,6 +208,7 @@ def train_judge(
             "split": train.split,
             "steps": steps,
             "batch": BATCH[kind],
+            "codec_share": share,
             "seed": seed,
             "parameters": sum(p.numel() for p in network.parameters()),
             "names": names,
@@ -265,6 +275,8 @@ def vary(
 
 # Training
 
+_Show = Callable[[Pixels], Tensor]
+"""Makes a batch the input of a network."""
 _Draw = Callable[[np.random.Generator, torch.Generator, PictureNetwork], Tensor]
 """Draws a batch and returns the network's loss on it."""
 
@@ -309,7 +321,19 @@ def _fit(
         progress(kind, steps, steps)
 
 
-def _pairs(train: Source, names: Sequence[str]) -> _Draw:
+def _shown(share: float, through: Through | None) -> _Show:
+    """`to_input`, with the first pictures of a batch as the codec leaves them."""
+
+    def show(pixels: Pixels) -> Tensor:
+        count = round(share * len(pixels))
+        if through is not None and count:
+            pixels = np.concatenate([through(pixels[:count]), pixels[count:]])
+        return to_input(pixels)
+
+    return show
+
+
+def _pairs(train: Source, names: Sequence[str], show: _Show) -> _Draw:
     pixels, records = stack(train)
     concepts: dict[str, list[int]] = {}
     for index, record in enumerate(records):
@@ -328,7 +352,7 @@ def _pairs(train: Source, names: Sequence[str]) -> _Draw:
             ]
         )
         ones, others = (
-            F.normalize(network(vary(to_input(pixels[i]), noise)), dim=1) for i in (first, second)
+            F.normalize(network(vary(show(pixels[i]), noise)), dim=1) for i in (first, second)
         )
         logits = ones @ others.T / TEMPERATURE
         same = torch.from_numpy(concept_of[first][:, None] == concept_of[second][None])
@@ -340,25 +364,25 @@ def _pairs(train: Source, names: Sequence[str]) -> _Draw:
     return draw
 
 
-def _labelled(train: Source, names: Sequence[str]) -> _Draw:
+def _labelled(train: Source, names: Sequence[str], show: _Show) -> _Draw:
     pixels, records = stack(train)
     labels = np.array([names.index(str(record["text"])) for record in records])
 
     def draw(rng: np.random.Generator, noise: torch.Generator, network: PictureNetwork) -> Tensor:
         chosen = rng.integers(len(pixels), size=BATCH["classes"])
-        varied = vary(to_input(pixels[chosen]), noise, moves=0.06)
+        varied = vary(show(pixels[chosen]), noise, moves=0.06)
         return F.cross_entropy(network(varied), torch.from_numpy(labels[chosen]))
 
     return draw
 
 
-def _composed(train: Source, names: Sequence[str]) -> _Draw:
+def _composed(train: Source, names: Sequence[str], show: _Show) -> _Draw:
     def draw(rng: np.random.Generator, noise: torch.Generator, network: PictureNetwork) -> Tensor:
         records = [train[int(i)] for i in rng.integers(len(train), size=BATCH["scenes"])]
         pixels = np.stack([at_side(record["image"].pixels.numpy()) for record in records])
         scale = SIDE / records[0]["image"].height
         heat, sizes = scene_targets(records, names, SIDE, scale)
-        return heat_loss(network(vary(to_input(pixels), noise, moves=0.0)), heat, sizes)
+        return heat_loss(network(vary(show(pixels), noise, moves=0.0)), heat, sizes)
 
     return draw
 

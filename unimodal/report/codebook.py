@@ -75,7 +75,7 @@ def measure_codes(
         rivals: Whether to ask for them.
     """
     encoded = modality.encode_batch(values)
-    decoded = [modality.decode(tokens) for tokens in encoded]
+    decoded = modality.decode_batch(encoded)
     found = CodecHealth(
         use=code_use(modality, encoded),
         fidelity=_fidelity(modality, values, decoded),

@@ -56,6 +56,10 @@ def law(check: Law) -> Law:
     return check
 
 
+ROUNDING = 2e-3
+"""`distance` that the order of sums may make: half a level of 256."""
+
+
 def same_tokens(a: Tokens, b: Tokens) -> bool:
     """Whether two encodings agree bit for bit."""
     if len(a) != len(b) or not torch.equal(a.spans(), b.spans()):
@@ -268,7 +272,7 @@ def length(s: Subject) -> Iterator[str]:
 
 @law
 def batches(s: Subject) -> Iterator[str]:
-    """`encode_batch` equals `encode` of each value."""
+    """Many at once are what each is alone: encoded exactly, decoded up to rounding."""
     together = s.modality.encode_batch(s.examples)
     if len(together) != len(s.examples):
         yield f"`encode_batch` of {len(s.examples)} values gave {len(together)}."
@@ -276,6 +280,15 @@ def batches(s: Subject) -> Iterator[str]:
     for one, other in zip(s.tokens(), together, strict=True):
         if not same_tokens(one, other):
             yield "`encode_batch` differs from `encode`."
+    if not s.modality.is_discrete:
+        return
+    decoded = s.modality.decode_batch(s.tokens())
+    if len(decoded) != len(s.examples):
+        yield f"`decode_batch` of {len(s.examples)} values gave {len(decoded)}."
+        return
+    for tokens, again in zip(s.tokens(), decoded, strict=True):
+        if not s.modality.distance(s.modality.decode(tokens), again) <= ROUNDING:
+            yield "`decode_batch` differs from `decode`."
 
 
 @law

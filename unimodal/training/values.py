@@ -260,7 +260,8 @@ def round_trips(
 ) -> dict[str, tuple[list[float], str]]:
     """Fidelity of values to what their ids decode to: numbers, and which way is better, by name."""
     found: dict[str, tuple[list[float], str]] = {}
-    for value, tokens in zip(values, modality.encode_batch(values), strict=True):
-        for metric, (number, better) in modality.fidelity(value, modality.decode(tokens)).items():
+    decoded = modality.decode_batch(modality.encode_batch(values))
+    for value, own in zip(values, decoded, strict=True):
+        for metric, (number, better) in modality.fidelity(value, own).items():
             found.setdefault(metric, ([], better))[0].append(number)
     return found
