@@ -8,7 +8,7 @@ then over four times as fast at 80 (`LOW_PRECISION_QUERIES`).
 Not here: checks and dispatch (`api`). Tested against `reference`.
 """
 
-from collections.abc import MutableMapping
+from collections.abc import Iterator, MutableMapping
 
 import torch
 import torch.nn.functional as F
@@ -60,21 +60,18 @@ def forward(
         lse_b = lse[part].view(first.count, first.length, heads)
         widens = _is_low(q) and any(task.merged for task in bucket)
         into = torch.empty_like(out_b, dtype=torch.float32) if widens else out_b
-        for task in bucket:
-            bias = _bias(task, mask, q_b.dtype)
+        for task, part in _calls(bucket):
             result, logs = _flash(
-                _queries(q_b, task),
-                _keys(k_b, task, columns),
-                _keys(v_b, task, columns),
+                _queries(q_b[part], task),
+                _keys(k_b[part], task, columns),
+                _keys(v_b[part], task, columns),
                 0.0,
                 task.mode == CAUSAL,
-                attn_mask=bias,
+                attn_mask=_bias(task, part, mask, q_b.dtype),
                 scale=scale,
             )
-            queries = slice(task.q_start, task.q_stop)
-            _write(
-                into[:, queries], lse_b[:, queries], _rows(result, task), _rows(logs, task), task
-            )
+            own = (part, slice(task.q_start, task.q_stop))
+            _write(into[own], lse_b[own], _rows(result, task), _rows(logs, task), task)
         if widens:
             out_b.copy_(into)
     if not in_place:
@@ -151,9 +148,9 @@ def _bucket_backward(
             sums = [torch.empty_like(x, dtype=torch.float32) for x in grads]
         for keyed in sums[1:]:
             keyed.zero_()
-    for task in bucket:
-        of_queries = (_queries(x, task) for x in (grad_b, q_b, out_b))
-        of_keys = (_keys(x, task, columns) for x in (k_b, v_b))
+    for task, part in _calls(bucket):
+        of_queries = (_queries(x[part], task) for x in (grad_b, q_b, out_b))
+        of_keys = (_keys(x[part], task, columns) for x in (k_b, v_b))
         grad, q, out, k, v = (_widened(x, task) for x in (*of_queries, *of_keys))
         found = _flash_backward(
             grad,
@@ -161,26 +158,23 @@ def _bucket_backward(
             k,
             v,
             out,
-            _queries(lse_b, task),
+            _queries(lse_b[part], task),
             0.0,
             task.mode == CAUSAL,
-            attn_mask=_bias(task, mask, q.dtype),
+            attn_mask=_bias(task, part, mask, q.dtype),
             scale=scale,
         )
         if is_alone:
             for into, own in zip(sums, found, strict=True):
                 into.copy_(own.transpose(1, 2))
             return
-        queries = sums[0][:, task.q_start : task.q_stop]
+        queries = sums[0][part, task.q_start : task.q_stop]
         if task.merged:
             queries += _rows(found[0], task)
         else:
             queries.copy_(_rows(found[0], task))
         for into, own in zip(sums[1:], found[1:], strict=True):
-            if task.key_start >= 0:
-                into[:, task.key_start : task.key_start + task.keys] += own.transpose(1, 2)
-            else:
-                into.index_add_(1, _columns(task, columns), _rows(own, task).to(into.dtype))
+            _add_keys(into[part], own.transpose(1, 2), task, columns)
     if sums is not grads:
         for into, own in zip(grads, sums, strict=True):
             into.copy_(own)
@@ -230,6 +224,21 @@ def _is_in_place(buckets: list[list[Task]]) -> bool:
     return len(buckets) == 1 and bool(buckets[0][0].in_place)
 
 
+def _calls(bucket: list[Task]) -> Iterator[tuple[Task, slice]]:
+    """Each task with the documents of one call: where keys are windows, one document at a time.
+
+    The windows of one document are a view of its keys, those of several are not.
+    """
+    for task in bucket:
+        size = 1 if _has_windows(task) else task.count
+        for start in range(0, task.count, size):
+            yield task, slice(start, start + size)
+
+
+def _has_windows(task: Task) -> bool:
+    return task.groups > 1 and task.key_start >= 0
+
+
 def _slice(task: Task) -> slice:
     return slice(task.start, task.start + task.count * task.length)
 
@@ -251,30 +260,63 @@ def _widened(x: Tensor, task: Task) -> Tensor:
 
 
 def _queries(x: Tensor, task: Task) -> Tensor:
-    """A task's queries: [count, heads, length, ...] to [count * groups, heads, queries, ...]."""
+    """A task's queries: [n, heads, length, ...] to [n * groups, heads, queries, ...]."""
     part = x[:, :, task.q_start : task.q_stop]
     if task.groups == 1:
         return part
     part = part.transpose(1, 2)
-    return part.reshape(task.count * task.groups, -1, *part.shape[2:]).transpose(1, 2)
+    return part.reshape(len(x) * task.groups, -1, *part.shape[2:]).transpose(1, 2)
 
 
 def _keys(x: Tensor, task: Task, columns: Tensor) -> Tensor:
-    """The task's keys of [count, heads, length, H] as [count * groups, heads, keys, H]."""
+    """The task's keys of [n, heads, length, H] as [n * groups, heads, keys, H]."""
+    if _has_windows(task):
+        return _windows(x[0].transpose(0, 1), task, 0, task.keys).transpose(2, 3)
     if task.key_start >= 0:
         return x[:, :, task.key_start : task.key_start + task.keys]
-    part = x.transpose(1, 2).index_select(1, _columns(task, columns))
-    return part.view(task.count * task.groups, task.keys, *part.shape[2:]).transpose(1, 2)
+    part = x.transpose(1, 2).index_select(1, task.group_keys(columns).flatten())
+    return part.view(len(x) * task.groups, task.keys, *part.shape[2:]).transpose(1, 2)
+
+
+def _windows(x: Tensor, task: Task, start: int, stop: int) -> Tensor:
+    """The keys from `start` to `stop` of each window: a view [groups, heads, H, stop - start].
+
+    Args:
+        x: Keys of one document, [length, heads, H].
+        task: With windows.
+        start, stop: Within the window.
+    """
+    step = task.mask_shape[1]
+    first = task.key_start + start
+    whole = x[first : first + (task.groups - 1) * step + stop - start]
+    return whole.unfold(0, stop - start, step)
+
+
+def _add_keys(into: Tensor, found: Tensor, task: Task, columns: Tensor) -> None:
+    """Add the gradients of a task's keys to those of all keys.
+
+    Args:
+        into: [n, length, heads, H].
+        found: [n * groups, keys, heads, H].
+        task, columns: As in the plan.
+    """
+    if _has_windows(task):
+        step = task.mask_shape[1]
+        for start in range(0, task.keys, step):  # windows overlap, these parts of them do not
+            stop = min(start + step, task.keys)
+            part = _windows(into[0], task, start, stop)
+            part += found[:, start:stop].permute(0, 2, 3, 1)
+    elif task.key_start >= 0:
+        into[:, task.key_start : task.key_start + task.keys] += found
+    else:
+        own = found.reshape(len(into), -1, *found.shape[2:]).to(into.dtype)
+        into.index_add_(1, task.group_keys(columns).flatten(), own)
 
 
 def _rows(x: Tensor, task: Task) -> Tensor:
-    """[count * groups, heads, n, ...] as [count, groups * n, heads, ...]."""
+    """[n * groups, heads, queries, ...] as [n, groups * queries, heads, ...]."""
     x = x.transpose(1, 2)
-    return x.reshape(task.count, task.groups * x.shape[1], *x.shape[2:])
-
-
-def _columns(task: Task, columns: Tensor) -> Tensor:
-    return columns[task.column_start : task.column_start + task.groups * task.keys]
+    return x.reshape(len(x) // task.groups, task.groups * x.shape[1], *x.shape[2:])
 
 
 def _write(out: Tensor, lse: Tensor, result: Tensor, logs: Tensor, task: Task) -> None:
@@ -290,8 +332,10 @@ def _write(out: Tensor, lse: Tensor, result: Tensor, logs: Tensor, task: Task) -
     lse.copy_(whole)
 
 
-def _bias(task: Task, mask: Tensor, dtype: torch.dtype) -> Tensor | None:
-    """The task's mask as the additive one that flash attention takes, [count, 1, queries, keys].
+def _bias(task: Task, part: slice, mask: Tensor, dtype: torch.dtype) -> Tensor | None:
+    """The mask of some documents of a task as the additive one that flash attention takes.
+
+    float [documents * groups, 1, queries, keys].
 
     Built once for a plan and dtype, and kept as long as the plan's mask: every layer of the same
     patterns reads it, forward and backward. It takes 4 bytes a pair in float32 (2 in bfloat16),
@@ -304,4 +348,5 @@ def _bias(task: Task, mask: Tensor, dtype: torch.dtype) -> Tensor | None:
     if dtype not in by_dtype:
         by_dtype[dtype] = torch.zeros(mask.shape, dtype=dtype).masked_fill_(~mask, -torch.inf)
     stop = task.mask_start + count * queries * keys
-    return by_dtype[dtype][task.mask_start : stop].view(count, 1, queries, keys)
+    biases = by_dtype[dtype][task.mask_start : stop].view(count, 1, queries, keys)
+    return biases[part.start * task.groups : part.stop * task.groups]

@@ -62,7 +62,8 @@ class Task:
         q_start, q_stop: The queries within each document.
         groups: Groups of queries.
         merged: 1 if an earlier task of the bucket has these queries, too.
-        key_start: First key, where the keys of a group follow one another; else -1.
+        key_start: First key of the first group, where the keys of a group follow one another, those
+            of each other group as far behind as its queries; else -1.
         keys: Keys of each group.
         column_start: The keys of all groups within `GatheredPlan.columns`, if `key_start` is -1.
         mask_start: First element in `GatheredPlan.mask`; the mask is [count, groups, queries of a
@@ -90,6 +91,14 @@ class Task:
     def mask_shape(self) -> tuple[int, int, int]:
         """Shape of the task's mask: groups of all documents, queries of a group, keys."""
         return self.count * self.groups, (self.q_stop - self.q_start) // self.groups, self.keys
+
+    def group_keys(self, columns: Tensor) -> Tensor:
+        """The keys of each group within a document, int64 (groups, keys)."""
+        if self.key_start < 0:
+            stop = self.column_start + self.groups * self.keys
+            return columns[self.column_start : stop].view(self.groups, self.keys)
+        first = torch.arange(self.groups)[:, None] * self.mask_shape[1] + self.key_start
+        return (first + torch.arange(self.keys)).to(columns.device)
 
 
 @dataclass(frozen=True)

@@ -82,10 +82,7 @@ def dense_mask(plan: list[Tensor], batch: int, length: int) -> Tensor:
         else:
             stop = task.mask_start + count * queries * keys
             pairs = mask[task.mask_start : stop].reshape(task.mask_shape)
-        k_slots = slots[:, task.key_start : task.key_start + keys]
-        if task.key_start < 0:
-            own = columns[task.column_start : task.column_start + task.groups * keys]
-            k_slots = slots[:, own].reshape(count, keys)
+        k_slots = slots[:, task.group_keys(columns).flatten()].reshape(count, keys)
         q_slots = slots[:, task.q_start : task.q_stop].reshape(count, queries)
         quiet = silent[task.start : task.start + slots.numel()].reshape(slots.shape)
         quiet = quiet[:, task.q_start : task.q_stop].reshape(count, queries)

@@ -77,6 +77,7 @@ def bench(spec: Spec) -> dict[str, Any]:
         ConfigError: if the operator, a contender or a size is not known or does not fit.
         BackendUnavailableError: if the device is not there.
     """
+    keeps_memory = timing.keep_freed_memory()
     # Compilers count the sizes that they have seen, and stop compiling after some: begin anew.
     torch.compiler.reset()
     problem = problem_of(spec)
@@ -96,6 +97,7 @@ def bench(spec: Spec) -> dict[str, Any]:
             f"caches flushed before each sample ({timing.FLUSH_BYTES[spec.device] >> 20} MiB "
             f"written), {timing.WARM_UP} runs to warm up, contenders in turn, median and tenths; "
             f"{spec.clock} clock; forward without gradients; "
+            f"{'freed memory is kept' if keeps_memory else 'the allocator as it is'}; "
             f"a plan or mask counts by 1/{spec.layers} of its build"
         ),
         "results": [],
