@@ -140,18 +140,21 @@ def _bucket_backward(
         grads: Views [count, length, heads, H] for queries, keys and values.
         mask, columns, scale: As in the plan.
     """
-    grad_b, q_b, k_b, v_b, out_b, lse_b = inputs
+    lse_b = inputs[-1]
+    low = wide = inputs[:-1]
+    if _is_low(low[0]) and any(_has_few_queries(task) for task in bucket):
+        wide = tuple(x.float() for x in low)
     is_alone = len(bucket) == 1
     sums = grads
     if not is_alone:
-        if _is_low(q_b):
+        if _is_low(low[0]):
             sums = [torch.empty_like(x, dtype=torch.float32) for x in grads]
         for keyed in sums[1:]:
             keyed.zero_()
     for task, part in _calls(bucket):
-        of_queries = (_queries(x[part], task) for x in (grad_b, q_b, out_b))
-        of_keys = (_keys(x[part], task, columns) for x in (k_b, v_b))
-        grad, q, out, k, v = (_widened(x, task) for x in (*of_queries, *of_keys))
+        grad_b, q_b, k_b, v_b, out_b = wide if _has_few_queries(task) else low
+        grad, q, out = (_queries(x[part], task) for x in (grad_b, q_b, out_b))
+        k, v = (_keys(x[part], task, columns) for x in (k_b, v_b))
         found = _flash_backward(
             grad,
             q,
@@ -253,10 +256,9 @@ def _is_low(x: Tensor) -> bool:
     return x.dtype in (torch.bfloat16, torch.float16)
 
 
-def _widened(x: Tensor, task: Task) -> Tensor:
-    """An input of a task's backward in the precision in which it is fast."""
-    few = task.q_stop - task.q_start < LOW_PRECISION_QUERIES * task.groups
-    return x.float() if few and _is_low(x) else x
+def _has_few_queries(task: Task) -> bool:
+    """Whether its backward is faster in float32."""
+    return task.q_stop - task.q_start < LOW_PRECISION_QUERIES * task.groups
 
 
 def _queries(x: Tensor, task: Task) -> Tensor:
