@@ -283,6 +283,9 @@ def test_a_run_is_scored_and_reported(unimodal: Run, folder: Path, tmp_path: Pat
     page = (tmp_path / "report.html").read_text()
     assert "genome" in page
     assert json.loads((tmp_path / "results.json").read_text()) == done.json
+    alone = unimodal("eval", folder, "--limit", 1, "--out", tmp_path)
+    assert alone.code == 0
+    assert "nan" not in alone.out
 
 
 @pytest.mark.parametrize(
@@ -311,6 +314,7 @@ def test_a_run_is_scored_and_reported(unimodal: Run, folder: Path, tmp_path: Pat
         (["transcribe", "RUN", "nowhere.wav"], "no such file"),
         (["transcribe", "RUN"], "no file to transcribe"),
         (["transcribe", "RUN", "x.wav", "--format", "doc"], "invalid choice"),
+        (["transcribe", "RUN", "x.wav", "y.wav", "--format", "srt"], "are no srt"),
         (["eval", "RUN", "--tasks", "genom"], "Did you mean `genome`"),
         (["eval", "RUN", "--split", "tset"], "tset"),
         (["eval", "RUN", "--full", "--limit", "3"], "not both"),

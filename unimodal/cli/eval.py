@@ -1,6 +1,7 @@
 """`unimodal eval`: scores of a run on held-out data, each beside its baseline."""
 
 import argparse
+import math
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -143,11 +144,12 @@ def print_results(results: "Results") -> None:
         for metric, entry in entries.items():
             margin = entry.get("margin")
             spread = entry["standard_error"]
+            known = spread is not None and math.isfinite(spread)  # one example has no spread
             rows.append(
                 [
                     task,
                     metric.replace("_", " "),
-                    f"{entry['value']:.3f} \u00b1 {spread:.3f}",
+                    f"{entry['value']:.3f}" + (f" \u00b1 {spread:.3f}" if known else ""),
                     "" if entry["baseline"] is None else f"{entry['baseline']:.3f}",
                     entry["baseline_name"],
                     "" if margin is None else f"{margin:+.1f}",
