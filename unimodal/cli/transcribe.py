@@ -61,7 +61,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise ConfigError("The format `all` needs a folder.", remedy="Give --output_dir FOLDER.")
     if len(files) > 1 and arguments.folder is None and (arguments.format or "txt") != "txt":
         raise ConfigError(
-            f"Transcripts of {len(files)} files printed one after another are no {arguments.format}.",
+            f"{len(files)} transcripts printed one after another are no {arguments.format}.",
             remedy="Give --output_dir FOLDER, or --json and no --format for one JSON of all files.",
         )
     from unimodal.cli.inputs import Failures, check_file
