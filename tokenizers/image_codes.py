@@ -261,11 +261,12 @@ class ImageCodes(PictureModality[ImageCodesConfig]):
     @torch.no_grad()
     def decode_batch(self, tokens: Sequence[Tokens]) -> list[Image]:
         """`decode` of each picture, many at once: a colour may differ by one level of 256."""
-        cells = []
+        cells, codes = [], []
         for one in tokens:
+            assert one.ids is not None
             _, h, w = (one.grid.max(dim=0).values + 1).tolist()
             cells.append((h, w))
-        codes = [one.ids for one in tokens if one.ids is not None]
+            codes.append(one.ids)
         found: dict[int, Image] = {}
         for (h, w), places in _by_cells(cells).items():
             for start in range(0, len(places), AT_ONCE):
@@ -276,7 +277,8 @@ class ImageCodes(PictureModality[ImageCodesConfig]):
                 frames = self._frames(patches, h, w).cpu()
                 if self.config.size is not None:
                     frames = frames[:, : self.config.size[0], : self.config.size[1]]
-                found |= zip(chosen, map(Image, unfit_frames(frames).unbind()), strict=True)
+                for place, pixels in zip(chosen, unfit_frames(frames), strict=True):
+                    found[place] = Image(pixels.clone())  # a view would keep the whole batch
         return [found[place] for place in range(len(tokens))]
 
     def loss(self, values: Sequence[Image]) -> Float[Tensor, ""]:

@@ -36,7 +36,7 @@ NUM_DRAWN = 21
 ERASED_AREA = (0.02, 0.33)
 ERASED_ASPECT = 3.3
 """Area of an erased rectangle as a share of the picture, and the most of height by width or width
-by height: the ranges of Zhong et al. 2020."""
+by height: the ranges of Zhong et al. 2020. Differs: its shape is uniform in the logarithm."""
 GREY = np.array([0.299, 0.587, 0.114], np.float32)
 """Shares of red, green and blue in a grey, by ITU-R BT.601."""
 
@@ -74,8 +74,8 @@ class PictureVariation:
     """Largest change of saturation, about each pixel's grey: a factor as above; in [0, 1]."""
 
     erase: float = 0.0
-    """Chance that a rectangle of 2 to 33 % of the picture is painted over with one colour (random
-    erasing: Zhong et al. 2020), in [0, 1]."""
+    """Chance that a rectangle of about 2 to 33 % of the picture is painted over with one colour
+    (random erasing: Zhong et al. 2020), in [0, 1]."""
 
     def __post_init__(self) -> None:
         limits = {"scale": 4.0, "turn": 180.0, "hue": 180.0}

@@ -110,9 +110,10 @@ def backward(
         if first.padded:
             quiet = silent[part]
             # A silent slot repeats another position or sees no key: nothing flows back from it.
+            # Its weights are exp(score - inf) = 0, however large the score.
             shape = (first.count, 1, first.length, 1)
             grad_b = grad_b.masked_fill(quiet.view(shape), 0)
-            lse_b = lse_b.masked_fill_(quiet[:, None], 0)
+            lse_b = lse_b.masked_fill_(quiet[:, None], torch.inf)
         lse_b = lse_b.view(first.count, first.length, -1).transpose(1, 2)
         grads = [b[part].view(first.count, first.length, -1, size) for b in buffers]
         _bucket_backward(bucket, (grad_b, q_b, k_b, v_b, out_b, lse_b), grads, mask, columns, scale)
@@ -144,7 +145,7 @@ def _bucket_backward(
     low = wide = inputs[:-1]
     if _is_low(low[0]) and any(_has_few_queries(task) for task in bucket):
         wide = tuple(x.float() for x in low)
-    is_alone = len(bucket) == 1
+    is_alone = len(bucket) == 1 and bucket[0].groups == 1
     sums = grads
     if not is_alone:
         if _is_low(low[0]):
@@ -273,6 +274,7 @@ def _queries(x: Tensor, task: Task) -> Tensor:
 def _keys(x: Tensor, task: Task, columns: Tensor) -> Tensor:
     """The task's keys of [n, heads, length, H] as [n * groups, heads, keys, H]."""
     if _has_windows(task):
+        assert len(x) == 1
         return _windows(x[0].transpose(0, 1), task, 0, task.keys).transpose(2, 3)
     if task.key_start >= 0:
         return x[:, :, task.key_start : task.key_start + task.keys]
@@ -303,6 +305,7 @@ def _add_keys(into: Tensor, found: Tensor, task: Task, columns: Tensor) -> None:
         task, columns: As in the plan.
     """
     if _has_windows(task):
+        assert len(into) == 1
         step = task.mask_shape[1]
         for start in range(0, task.keys, step):  # windows overlap, these parts of them do not
             stop = min(start + step, task.keys)

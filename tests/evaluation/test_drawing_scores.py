@@ -147,6 +147,23 @@ def test_a_judge_learns_and_is_the_same_from_its_file(tmp_path: Any) -> None:
         train_judge("sounds", train, train)
 
 
+def test_a_judge_sees_a_share_of_its_pictures_through_the_codec() -> None:
+    train = open_source("embedded/fashion", "validation")
+    seen: list[tuple[int, ...]] = []
+
+    def through(pixels: Any) -> Any:
+        seen.append(pixels.shape)
+        return 255 - pixels
+
+    judge, plain = (
+        train_judge("classes", train, train, steps=2, through=t) for t in (through, None)
+    )
+    assert seen == [(16, 32, 32, 3)] * 2
+    assert (judge.card["codec_share"], plain.card["codec_share"]) == (0.25, 0.0)
+    weights = [j.network.leave.state_dict()["bias"] for j in (judge, plain)]
+    assert not torch.equal(*weights)
+
+
 def test_scores_of_scenes_tell_what_was_held_out(scenes: Scenes) -> None:
     records = list(scenes)[:40]
     names = map_names(scenes.names)

@@ -8,9 +8,11 @@ from torch import Tensor
 
 from tests.kernels.test_attention import stream
 from unimodal.kernels.attention import attention, reference
+from unimodal.kernels.attention.contract import AttentionPlan
 from unimodal.kernels.attention.cuts import LEAST_LENGTH, QUERY_BLOCK, cut
 from unimodal.kernels.attention.plan import CAUSAL, plan_attention, read_tasks
-from unimodal.patterns import Causal, Column, Conv, Pattern, Row, visible
+from unimodal.patterns import Causal, Column, Conv, Pattern, Row, Window, visible
+from unimodal.types import Coordinates
 
 PATTERNS = [Row(), Column(), Conv(3)]
 
@@ -76,9 +78,13 @@ MIXED = [[(100, (1, 20, 20), False)], [(130, (1, 20, 19), False)], [(90, (3, 8, 
 """Two pictures after texts of other lengths, which share a bucket, and one in three frames."""
 FILLING = [[(137, (1, 25, 15), False)]] * 3
 """Documents that fill their rows, with a text that is worth a causal call."""
+UNLIKE = [FILLING[0], [(137, (1, 23, 16), False)], FILLING[0]]
+"""The same where one has cells of its own, and so a mask of its own."""
+LONE = [[(0, (512, 1, 1), False)]] * 3
+"""A series without a text: nothing is shared, and a short window is one call of all blocks."""
 
 
-@pytest.mark.parametrize("rows", [MIXED, FILLING], ids=["mixed", "filling"])
+@pytest.mark.parametrize("rows", [MIXED, FILLING, UNLIKE], ids=["mixed", "filling", "unlike"])
 @pytest.mark.parametrize("pattern", PATTERNS, ids=str)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_cut_documents_equal_the_dense_definition(
@@ -88,11 +94,26 @@ def test_cut_documents_equal_the_dense_definition(
     plan = plan_attention(coordinates, [Causal(), pattern], visible)
     tasks = read_tasks(plan.tensors()[-1])
     assert len(tasks) > 2
-    assert any(task.mode == CAUSAL for task in tasks) == (rows is FILLING)
-    # Documents of one layout, whose text is a call of its own, have windows of keys.
-    assert any(task.groups > 1 and task.key_start >= 0 for task in tasks) == (rows is FILLING)
+    # Documents whose text is a call of its own have windows of keys.
+    leads = rows is not MIXED
+    assert any(task.mode == CAUSAL for task in tasks) == leads
+    assert any(task.groups > 1 and task.key_start >= 0 for task in tasks) == leads
     # Column-major cells have to be gathered.
     assert {task.in_place for task in tasks} == {int(rows is FILLING and pattern != Column())}
+    check_attention(coordinates, plan, dtype)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_one_call_of_several_blocks_equals_the_dense_definition(dtype: torch.dtype) -> None:
+    coordinates = stream(LONE, 512)
+    plan = plan_attention(coordinates, [Causal(), Window(16)], visible)
+    (task,) = read_tasks(plan.tensors()[-1])
+    assert task.groups > 1
+    check_attention(coordinates, plan, dtype)
+
+
+def check_attention(coordinates: Coordinates, plan: AttentionPlan, dtype: torch.dtype) -> None:
+    """Hold outputs and gradients of a plan for 3 x 512 positions to the reference in float64."""
     torch.manual_seed(0)
     q, k, v, grad = (torch.randn(3, 512, n, 32, dtype=dtype) for n in (4, 2, 2, 4))
     wide = [x.double().requires_grad_() for x in (q, k, v)]

@@ -14,6 +14,7 @@ Stopped, the same command goes on. `--out` gets the results and a table beside i
 import argparse
 import hashlib
 import json
+import math
 import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -237,9 +238,15 @@ def _judge(
 ) -> Judge:
     """The judge of a task's own training pictures: stored, or trained and stored now."""
     data = task.config.data
-    described = [data.name, data.path, data.options, steps or STEPS[kind]]
-    if CODEC_SHARE[kind]:
-        described.append(task.target.fingerprint())
+    described: list[Any] = [
+        data.name,
+        data.path,
+        data.options,
+        STEPS[kind] if steps is None else steps,
+    ]
+    share = CODEC_SHARE[kind]
+    codec_facts = {"codec": task.target.fingerprint(), "codec_share": share} if share else {}
+    described += codec_facts.values()
     text = json.dumps(described, sort_keys=True, default=str)
     digest = hashlib.sha256(text.encode()).hexdigest()[:12]
     path = folder / f"{kind}-{digest}.safetensors"
@@ -248,6 +255,7 @@ def _judge(
             kind, task.open("train"), task.open("validation"), steps=steps,
             through=codec_of(task), progress=progress,
         )  # fmt: skip
+        trained.card |= codec_facts
         trained.save(path)
     return load_judge(path)
 
@@ -261,7 +269,8 @@ def _weights(model: Model) -> str:
 def _number(value: Any, error: Any = None) -> str:
     if value is None:
         return ""
-    spread = f" ± {error:.3f}" if isinstance(error, float) else ""
+    known = isinstance(error, float) and math.isfinite(error)
+    spread = f" ± {error:.3f}" if known else ""
     return f"{value:.3f}{spread}"
 
 

@@ -59,10 +59,11 @@ def run(arguments: argparse.Namespace) -> int:
         raise ConfigError("There is no file to transcribe.", remedy="Name files after the run.")
     if arguments.format == "all" and arguments.folder is None:
         raise ConfigError("The format `all` needs a folder.", remedy="Give --output_dir FOLDER.")
-    if len(files) > 1 and arguments.folder is None and (arguments.format or "txt") != "txt":
+    is_printed = arguments.folder is None and not arguments.json
+    if len(files) > 1 and is_printed and (arguments.format or "txt") != "txt":
         raise ConfigError(
             f"{len(files)} transcripts printed one after another are no {arguments.format}.",
-            remedy="Give --output_dir FOLDER, or --json and no --format for one JSON of all files.",
+            remedy="Give --output_dir FOLDER, or --json for one JSON of all files.",
         )
     from unimodal.cli.inputs import Failures, check_file
     from unimodal.runtime import load

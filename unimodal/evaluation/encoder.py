@@ -1,10 +1,13 @@
-"""Judges of drawn pictures: small networks of ours, trained on real training pictures only.
+"""Judges of drawn pictures: small networks of ours, trained on true training pictures only.
 
 - `pictures`: an encoder. Two variations of a picture lie close, other pictures far (contrastive);
   half of the time the second one is the same concept in another style. It says which of many
   pictures a drawing is nearest to.
 - `classes`: a classifier of labelled pictures.
 - `scenes`: where which object of a composed scene is, as one map an object.
+
+A part of the true pictures passes the codec of the judged model first (`CODEC_SHARE`), so that a
+judge knows what a codec does to them; of two codecs each has its own judges.
 
 All three share one network and one loop of some minutes on a CPU, and are saved as safetensors with
 a card beside them that says on what they were trained and how good they are on held-out pictures:

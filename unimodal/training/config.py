@@ -285,6 +285,14 @@ class ExperimentConfig:
         return dataclasses.replace(self.data, options={**own.options, **self.data.options})
 
 
+def _course_of(task: TaskConfig) -> dict[str, Any]:
+    """What decides the course of a task; options that older runs lack only where they are set."""
+    facts = dataclasses.asdict(task)
+    if task.vary:
+        del facts["vary"]
+    return facts
+
+
 def trajectory(config: ExperimentConfig) -> dict[str, Any]:
     """What decides the course of a run: a checkpoint resumes only under an equal one.
 
@@ -297,10 +305,7 @@ def trajectory(config: ExperimentConfig) -> dict[str, Any]:
         "modalities": config.modalities,
         "openers": config.openers,
         "tasks": {
-            name: {
-                **dataclasses.asdict(task),
-                "data": dataclasses.asdict(config.task_data(name)),
-            }
+            name: _course_of(task) | {"data": dataclasses.asdict(config.task_data(name))}
             for name, task in config.tasks.items()
         },
         "data": {} if config.tasks else dataclasses.asdict(config.data),
