@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from tests.kernels.numeric import worst
 from unimodal.errors import ShapeError
 from unimodal.kernels import dispatch
 from unimodal.kernels.attention import (
@@ -142,15 +143,6 @@ def run(
 ) -> tuple[Tensor, list[Tensor]]:
     out = attention(q, k, v, plan)
     return out.detach(), list(torch.autograd.grad(out, (q, k, v), grad.to(out.dtype)))
-
-
-def worst(got: list[Tensor], expected: list[Tensor]) -> float:
-    """Largest error over the largest value of each tensor, or over 1 (inputs are of size 1)."""
-    errors = [
-        (a.double() - b).abs().max() / b.abs().max().clamp(min=1.0)
-        for a, b in zip(got, expected, strict=True)
-    ]
-    return float(torch.stack(errors).nan_to_num(nan=torch.inf).max())
 
 
 # Float32: sums of at most 64 rounded products and exponentials: 2 * 64 * 2 ** -24 = 8e-6.

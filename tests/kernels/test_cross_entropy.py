@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from tests.kernels.numeric import worst
 from unimodal.errors import ShapeError
 from unimodal.kernels.cross_entropy import (
     chunks,
@@ -43,13 +44,6 @@ def ours(
 ) -> list[Tensor]:
     loss, nll = linear_cross_entropy(hidden, weight, target, loss_weight, z_loss)
     return [loss.detach(), nll, *torch.autograd.grad(loss * 0.7, (hidden, weight))]
-
-
-def worst(got: list[Tensor], expected: list[Tensor]) -> float:
-    return max(
-        float((a.double() - b).abs().max() / b.abs().max().clamp(min=1.0)) if b.numel() else 0.0
-        for a, b in zip(got, expected, strict=True)
-    )
 
 
 # Sums over at most 65 classes or 33 positions of rounded products: 2 * 65 * 2 ** -24.

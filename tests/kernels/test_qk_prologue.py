@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.kernels.numeric import worst
 from unimodal.errors import ShapeError
 from unimodal.kernels.qk_prologue import cpu, qk_prologue, reference, rope_tables
 
@@ -47,13 +48,6 @@ def ours(arguments: list[Tensor], tables: tuple[Tensor, Tensor], norm: bool = Tr
     loss = sum((r * directions(r)).sum() for r in results)
     inputs = arguments if norm else (q, k)
     return [*(r.detach() for r in results), *torch.autograd.grad(loss, inputs)]
-
-
-def worst(got: list[Tensor], expected: list[Tensor]) -> float:
-    return max(
-        float((a.double() - b).abs().max() / b.abs().max().clamp(min=1.0))
-        for a, b in zip(got, expected, strict=True)
-    )
 
 
 # A dozen roundings for an element, sums over 74 positions for the weights: 16 * 2 ** -24 and a

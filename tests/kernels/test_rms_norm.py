@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.kernels.numeric import worst
 from unimodal.errors import ShapeError
 from unimodal.kernels.rms_norm import add_rms_norm, cpu, rms_norm
 
@@ -37,13 +38,6 @@ def ours(x: Tensor, update: Tensor, weight: Tensor) -> list[Tensor]:
 def loss_of(total: Tensor, normed: Tensor) -> Tensor:
     ramp = torch.linspace(-1, 1, total.numel(), dtype=torch.float64).reshape(total.shape)
     return (total * ramp.to(total.dtype)).sum() + (normed * ramp.flip(0).to(normed.dtype)).sum()
-
-
-def worst(got: list[Tensor], expected: list[Tensor]) -> float:
-    return max(
-        float((a.double() - b).abs().max() / b.abs().max().clamp(min=1.0))
-        for a, b in zip(got, expected, strict=True)
-    )
 
 
 @pytest.mark.parametrize(
