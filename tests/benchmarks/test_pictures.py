@@ -138,6 +138,20 @@ def test_a_run_is_scored_and_goes_on_where_it_was(
     assert sorted(file.name for file in (tmp_path / "judges").iterdir()) == before
 
 
+def test_judges_that_see_a_codec_are_kept_apart_by_codec(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = load(run, "cpu").tasks["draw_scenes"]
+    fingerprint = task.target.fingerprint()
+    names = []
+    for codec in (fingerprint, "another", fingerprint):
+        monkeypatch.setattr(Mosaic, "fingerprint", lambda self, codec=codec: codec)
+        judge = pictures._judge("scenes", task, tmp_path, 1, None)
+        assert (judge.card["codec"], judge.card["codec_share"]) == (codec, 0.25)
+        names.append({file.name for file in tmp_path.glob("scenes-*.safetensors")})
+    assert list(map(len, names)) == [1, 2, 2]
+
+
 def test_a_relay_draws_what_another_task_wrote(run: Path, tmp_path: Path) -> None:
     model = load(run, "cpu")
     redraw, caption, task = (model.tasks[name] for name in ("redraw", "caption", "draw"))

@@ -124,7 +124,8 @@ def write_table(results: Results, path: Path) -> Path:
         "# Pictures",
         "",
         "Scores of drawings on held-out prompts. The baseline is the strongest; the ceiling is the "
-        "same score of the true pictures after a trip through the codec.",
+        "same score of the true pictures after a trip through the codec. Judges of classes and "
+        "scenes are trained on true pictures, a quarter of them after that trip.",
         "",
         "| task | score | value | baseline | which | ceiling | n | split |",
         "|---|---|---|---|---|---|---|---|",
