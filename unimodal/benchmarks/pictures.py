@@ -14,7 +14,6 @@ Stopped, the same command goes on. `--out` gets the results and a table beside i
 import argparse
 import hashlib
 import json
-import math
 import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -46,7 +45,7 @@ from unimodal.evaluation.drawing_scores import (
 )
 from unimodal.evaluation.encoder import CODEC_SHARE, STEPS, Judge, load_judge, train_judge
 from unimodal.evaluation.progress import ProgressBar
-from unimodal.evaluation.results import Results, read_results, write_results
+from unimodal.evaluation.results import Results, as_text, read_results, write_results
 from unimodal.generation import Sampling
 from unimodal.model.durable import MANIFEST
 from unimodal.model.folder import find_model
@@ -133,9 +132,9 @@ def write_table(results: Results, path: Path) -> Path:
     commands = []
     for task, entries in results.items():
         for name, entry in entries.items():
-            cells = [task, name.replace("_", " "), _number(entry["value"], entry["standard_error"])]
-            cells += [_number(entry["baseline"]), str(entry["baseline_name"] or "")]
-            cells += [_number(entry.get("ceiling")), str(entry["n"]), str(entry["split"])]
+            cells = [task, name.replace("_", " "), as_text(entry["value"], entry["standard_error"])]
+            cells += [as_text(entry["baseline"]), str(entry["baseline_name"] or "")]
+            cells += [as_text(entry.get("ceiling")), str(entry["n"]), str(entry["split"])]
             lines.append(f"| {' | '.join(cells)} |")
             commands.append(entry["command"])
     lines += ["", "Made by:", ""] + [f"    {command}" for command in dict.fromkeys(commands)]
@@ -245,9 +244,8 @@ def _judge(
         data.options,
         STEPS[kind] if steps is None else steps,
     ]
-    share = CODEC_SHARE[kind]
-    codec_facts = {"codec": task.target.fingerprint(), "codec_share": share} if share else {}
-    described += codec_facts.values()
+    codec_name = task.target.fingerprint() if CODEC_SHARE[kind] else None
+    described += [codec_name, CODEC_SHARE[kind]] if codec_name else []
     text = json.dumps(described, sort_keys=True, default=str)
     digest = hashlib.sha256(text.encode()).hexdigest()[:12]
     path = folder / f"{kind}-{digest}.safetensors"
@@ -256,7 +254,7 @@ def _judge(
             kind, task.open("train"), task.open("validation"), steps=steps,
             through=codec_of(task), progress=progress,
         )  # fmt: skip
-        trained.card |= codec_facts
+        trained.card["codec"] = codec_name
         trained.save(path)
     return load_judge(path)
 
@@ -265,14 +263,6 @@ def _weights(model: Model) -> str:
     """What tells a model from others: its manifest holds the hash of every file."""
     assert model.folder is not None
     return hashlib.sha256((find_model(model.folder) / MANIFEST).read_bytes()).hexdigest()[:16]
-
-
-def _number(value: Any, error: Any = None) -> str:
-    if value is None:
-        return ""
-    known = isinstance(error, float) and math.isfinite(error)
-    spread = f" ± {error:.3f}" if known else ""
-    return f"{value:.3f}{spread}"
 
 
 if __name__ == "__main__":

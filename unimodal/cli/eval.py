@@ -1,7 +1,6 @@
 """`unimodal eval`: scores of a run on held-out data, each beside its baseline."""
 
 import argparse
-import math
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -139,18 +138,18 @@ def print_notes(found: "Evaluation", tasks: Iterable[str], *, as_json: bool) -> 
 
 def print_results(results: "Results") -> None:
     """The table of scores."""
+    from unimodal.evaluation.results import as_text
+
     rows = []
     for task, entries in results.items():
         for metric, entry in entries.items():
             margin = entry.get("margin")
-            spread = entry["standard_error"]
-            known = spread is not None and math.isfinite(spread)  # one example has no spread
             rows.append(
                 [
                     task,
                     metric.replace("_", " "),
-                    f"{entry['value']:.3f}" + (f" \u00b1 {spread:.3f}" if known else ""),
-                    "" if entry["baseline"] is None else f"{entry['baseline']:.3f}",
+                    as_text(entry["value"], entry["standard_error"]),
+                    as_text(entry["baseline"]),
                     entry["baseline_name"],
                     "" if margin is None else f"{margin:+.1f}",
                     entry["n"],

@@ -54,6 +54,13 @@ def missing_scores(results: Results, tasks: Iterable[str]) -> list[str]:
     ]
 
 
+def as_text(value: float | None, error: float | None = None) -> str:
+    """A score for a table, with its standard error where it has one; empty for None."""
+    if value is None:
+        return ""
+    return f"{value:.3f}" + (f" \u00b1 {error:.3f}" if _is_finite(error) else "")
+
+
 def _is_finite(value: Any) -> bool:
     return value is not None and math.isfinite(value)
 
